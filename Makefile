@@ -1,0 +1,28 @@
+# make sweep   the default sweep: sets up .venv, then runs `snakemake --cores all`
+# make test    the tests and the style checks
+.PHONY: sweep test lint lock clean
+
+PYTHON ?= python3.11
+VENV := .venv/.complete
+
+sweep: $(VENV)
+	.venv/bin/snakemake --cores all
+
+test: $(VENV) lint
+	.venv/bin/python -m pytest
+
+lint: $(VENV)
+	.venv/bin/ruff check scripts tests
+	.venv/bin/ruff format --check scripts tests
+	.venv/bin/snakefmt --check Snakefile workflow
+	.venv/bin/python tests/lint_workflow.py
+
+# The workflow environment. pip puts uv in place; uv builds this and every other environment (scripts/in_env).
+$(VENV): envs/workflow.lock envs/bootstrap.lock
+	test -x .envs/bootstrap/bin/uv || { $(PYTHON) -m venv .envs/bootstrap \
+	  && .envs/bootstrap/bin/pip install --quiet --disable-pip-version-check --require-hashes -r envs/bootstrap.lock; }
+	ln -sfn "$$($(PYTHON) scripts/in_env workflow printenv VIRTUAL_ENV)" .venv
+	touch $(VENV)
+
+clean:
+	rm -rf .venv .envs .snakemake

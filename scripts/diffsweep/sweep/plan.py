@@ -1,0 +1,314 @@
+"""Config -> plan: what is to be done, with every axis of every variant spelled out.
+
+The plan is data (JSON): the workflow derives its jobs from it, the report explains itself with it.
+Whatever is wrong with a config is found here, before anything runs, and told in one line that names the key.
+"""
+
+import difflib
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import ValidationError, best_match
+
+PROJECT = Path(__file__).resolve().parents[3]
+SCHEMAS = PROJECT / "workflow" / "schemas"
+
+# One thing that can change between a variant and its parent. Order is the order of the columns.
+AXES = ("engine", "precision", "compile", "scheduler", "steps", "guidance")
+# The axes that decide which files an engine runs; the others travel with each request.
+ARTIFACT_AXES = ("engine", "precision", "compile")
+
+# Folders below results/ that are not sweeps.
+RESERVED = ("artifacts", "envs", "published")
+
+PLAIN_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
+
+
+class ConfigError(Exception):
+    """Something in a config file is wrong; the message is one line: where, what, and how to mend it."""
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML without tags and without silent duplicates (YAML itself lets the last of two equal keys win)."""
+
+
+def _mapping_without_duplicates(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict:
+    loader.flatten_mapping(node)
+    seen: dict = {}
+    for key_node, value_node in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        if not isinstance(key, str | int | float | bool):
+            raise yaml.constructor.ConstructorError(None, None, "a key must be a plain word", key_node.start_mark)
+        if key in seen:
+            line = key_node.start_mark.line + 1
+            raise ConfigError(f"line {line}: the key {key!r} is there twice; remove or rename one of them")
+        seen[key] = loader.construct_object(value_node, deep=True)
+    return seen
+
+
+_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_without_duplicates)
+
+
+def read_yaml(path: Path | str) -> Any:
+    """The content of a YAML file. Raises ConfigError: missing, not YAML, not UTF-8, a tag, a duplicate key."""
+    try:
+        return yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_StrictLoader)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: there is no such file") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: cannot be read as YAML: {_one_line(error)}") from None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+# --- schema -------------------------------------------------------------------------------------------------------
+
+
+def validate(document: Any, schema_name: str, where: str) -> Any:
+    """`document` with the schema's defaults filled in. Raises ConfigError for the most telling violation."""
+    schema = read_yaml(SCHEMAS / f"{schema_name}.schema.yaml")
+    filled = fill_defaults(document, schema, schema)
+    error = best_match(Draft202012Validator(schema).iter_errors(filled), key=_depth)
+    if error is not None:
+        raise ConfigError(f"{where}: {explain(error)}")
+    return filled
+
+
+def _depth(error: ValidationError) -> int:
+    return -len(error.path)
+
+
+def fill_defaults(value: Any, schema: Mapping, root: Mapping) -> Any:
+    """A copy of `value` with every `default` of the schema where a key is absent."""
+    schema = _resolve(schema, root)
+    if isinstance(value, dict):
+        properties = schema.get("properties", {})
+        other = schema.get("additionalProperties")
+        filled = {k: fill_defaults(v, properties.get(k, other or {}), root) for k, v in value.items()}
+        for key, sub in properties.items():
+            sub = _resolve(sub, root)
+            if key not in filled and "default" in sub:
+                filled[key] = fill_defaults(sub["default"], sub, root)
+        return filled
+    if isinstance(value, list):
+        return [fill_defaults(item, schema.get("items", {}), root) for item in value]
+    return value
+
+
+def _resolve(schema: Any, root: Mapping) -> Mapping:
+    if not isinstance(schema, Mapping):
+        return {}
+    reference = schema.get("$ref")
+    if reference is None:
+        return schema
+    resolved: Any = root
+    for part in reference.removeprefix("#/").split("/"):
+        resolved = resolved[part]
+    return {**resolved, **{k: v for k, v in schema.items() if k != "$ref"}}
+
+
+def explain(error: ValidationError) -> str:
+    """One line about a schema violation: the key, what is wrong, what would be right."""
+    key = ".".join(str(part) for part in error.absolute_path)
+    place = f"{key}: " if key else ""
+    if error.validator == "additionalProperties":
+        known = sorted(error.schema.get("properties", {}))
+        unknown = sorted(str(k) for k in error.instance if k not in known)
+        return f"{place}unknown key {unknown[0]!r}; {suggest(unknown[0], known)}"
+    if error.validator == "enum":
+        return f"{place}{error.instance!r} is not a known value; {suggest(error.instance, error.validator_value)}"
+    if error.validator == "required":
+        missing = [k for k in error.validator_value if k not in error.instance]
+        sub = error.schema.get("properties", {}).get(missing[0], {}) if isinstance(error.schema, Mapping) else {}
+        meaning = f" ({sub['description']})" if "description" in sub else ""
+        return f"{place}{missing[0]!r} is missing{meaning}; add it"
+    if error.validator == "type":
+        return f"{place}{shorten(error.instance)} is not of type {error.validator_value}"
+    hint = error.schema.get("description", "") if isinstance(error.schema, Mapping) else ""
+    message = error.message if len(error.message) < 200 else f"{shorten(error.instance)} does not fit"
+    return f"{place}{message}" + (f" ({hint})" if hint else "")
+
+
+def shorten(value: Any) -> str:
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def suggest(word: Any, known: Iterable[Any]) -> str:
+    known = [str(k) for k in known]
+    close = difflib.get_close_matches(str(word), known, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+
+
+# --- variants -----------------------------------------------------------------------------------------------------
+
+
+def check_name(kind: str, name: Any) -> None:
+    """Names become folders and words in tables, so they are plain words."""
+    if not isinstance(name, str) or not PLAIN_WORD.fullmatch(name) or ".." in name:
+        raise ConfigError(
+            f"{kind}.{shorten(name)}: a name is a plain word of up to 64 letters, digits and . _ + - "
+            "(starting with a letter or digit, quoted if YAML reads it as a number)"
+        )
+
+
+def resolve_variants(variants: Mapping[str, Mapping], baseline: str) -> list[dict]:
+    """Every variant with all its axes, parents before children otherwise in config order.
+
+    Raises ConfigError: unknown baseline or parent, a cycle, a missing axis of the baseline, no change, two changes
+    without `compound: true`, two variants with equal axes.
+    """
+    for name in variants:
+        check_name("variants", name)
+    if baseline not in variants:
+        raise ConfigError(f"baseline: there is no variant {baseline!r}; {suggest(baseline, variants)}")
+    resolved: dict[str, dict] = {}
+    for name in variants:
+        _resolve_variant(name, variants, baseline, resolved, ())
+    ordered = [resolved[name] for name in variants]
+    _refuse_duplicates(ordered)
+    return ordered
+
+
+def _resolve_variant(name: str, variants: Mapping, baseline: str, resolved: dict, descent: tuple[str, ...]) -> dict:
+    if name in resolved:
+        return resolved[name]
+    if name in descent:
+        raise ConfigError(f"variants.{name}: its parents form a cycle: {' -> '.join([*descent, name])}")
+    given = variants[name]
+    parent_name = given.get("parent")
+    if name == baseline:
+        resolved[name] = _baseline(name, given)
+        return resolved[name]
+    if parent_name is None:
+        raise ConfigError(f"variants.{name}.parent: missing; only the baseline ({baseline!r}) has no parent")
+    if parent_name not in variants:
+        raise ConfigError(
+            f"variants.{name}.parent: there is no variant {parent_name!r}; {suggest(parent_name, variants)}"
+        )
+    parent = _resolve_variant(parent_name, variants, baseline, resolved, (*descent, name))
+    axes = {axis: given.get(axis, parent[axis]) for axis in AXES}
+    changes = [f"{axis}: {_say(parent[axis])} -> {_say(axes[axis])}" for axis in AXES if axes[axis] != parent[axis]]
+    if not changes:
+        raise ConfigError(f"variants.{name}: changes nothing against its parent {parent_name!r}; change an axis")
+    if len(changes) > 1 and not given.get("compound"):
+        raise ConfigError(
+            f"variants.{name}: changes {len(changes)} axes ({'; '.join(changes)}); change one, or say `compound: true`"
+        )
+    resolved[name] = _variant(name, parent_name, "; ".join(changes), axes)
+    return resolved[name]
+
+
+def _say(value: Any) -> str:
+    return {True: "on", False: "off"}.get(value, str(value)) if isinstance(value, bool) else str(value)
+
+
+def _baseline(name: str, given: Mapping) -> dict:
+    if given.get("parent") is not None:
+        raise ConfigError(f"variants.{name}.parent: the baseline has no parent; remove the key")
+    missing = [axis for axis in AXES if axis not in given]
+    if missing:
+        raise ConfigError(f"variants.{name}: the baseline must state every axis; add {', '.join(missing)}")
+    return _variant(name, None, "", {axis: given[axis] for axis in AXES})
+
+
+def _variant(name: str, parent: str | None, change: str, axes: dict) -> dict:
+    return {"name": name, "parent": parent, "change": change, **axes}
+
+
+def _refuse_duplicates(variants: Iterable[Mapping]) -> None:
+    seen: dict[tuple, str] = {}
+    for variant in variants:
+        axes = tuple(variant[axis] for axis in AXES)
+        if axes in seen:
+            raise ConfigError(
+                f"variants.{variant['name']}: the same as {seen[axes]!r} on every axis; remove one of them"
+            )
+        seen[axes] = variant["name"]
+
+
+def artifact_name(variant: Mapping, target: str) -> str:
+    """The artifact a variant runs. Compiled code depends on the hardware, so its artifact names the target."""
+    name = f"{variant['engine']}-{variant['precision']}"
+    return f"{name}-compile-{target}" if variant["compile"] else name
+
+
+# --- models, targets, prompts ---------------------------------------------------------------------------------------
+
+
+def check_model(name: str, model: Mapping) -> dict:
+    """A model entry that can be loaded. Raises ConfigError: no or two sources, missing folder, unpinned revision."""
+    check_name("models", name)
+    where = f"models.{name}"
+    if ("path" in model) == ("hub" in model):
+        raise ConfigError(f"{where}: give either `path` (a local folder) or `hub` (with a pinned `revision`)")
+    if "hub" in model:
+        if not re.fullmatch(r"[0-9a-f]{40}", str(model.get("revision", ""))):
+            raise ConfigError(
+                f"{where}.revision: a hub model needs a pinned revision, the commit's 40 hex digits "
+                "(branches and tags move); copy it from the model's page"
+            )
+        return {"name": name, **model}
+    folder = PROJECT / model["path"]
+    if not (folder / "model_index.json").is_file():
+        raise ConfigError(
+            f"{where}.path: {model['path']!r} is not a diffusers pipeline folder (it has no model_index.json); "
+            "give a folder written by save_pretrained, relative to the project"
+        )
+    return {"name": name, **model}
+
+
+def read_targets(path: str, wanted: Iterable[str]) -> dict[str, dict]:
+    """The targets of a sweep, by name. Raises ConfigError: unknown target, a price without date or source."""
+    known = validate(read_yaml(PROJECT / path), "targets", path)["targets"]
+    targets = {}
+    for name in wanted:
+        check_name("targets", name)
+        if name not in known:
+            raise ConfigError(f"targets: there is no target {name!r} in {path}; {suggest(name, known)}")
+        targets[name] = {"name": name, **known[name]}
+        if targets[name]["threads"] == "all":
+            targets[name]["threads"] = len(os.sched_getaffinity(0))
+    return targets
+
+
+def read_prompts(path: str) -> list[str]:
+    return validate(read_yaml(PROJECT / path), "prompts", path)["prompts"]
+
+
+# --- the plan -------------------------------------------------------------------------------------------------------
+
+
+def make_plan(config: Mapping) -> dict:
+    """The resolved plan of a sweep. Raises ConfigError with one line for the first thing that is wrong."""
+    settings = validate(dict(config), "config", "config")
+    check_name("sweep", settings["sweep"])
+    if settings["sweep"] in RESERVED:
+        raise ConfigError(
+            f"sweep: {settings['sweep']!r} is a folder of results/ with a meaning of its own; choose another name"
+        )
+    variants = resolve_variants(settings["variants"], settings["baseline"])
+    for path in (settings["protocol"]["prompts"], settings["quality"]["prompts"], settings["conversion"]["prompts"]):
+        read_prompts(path)
+    return {
+        "schema": 1,
+        "sweep": settings["sweep"],
+        "models": {name: check_model(name, model) for name, model in settings["models"].items()},
+        "targets": read_targets(settings["targets_file"], settings["targets"]),
+        "baseline": settings["baseline"],
+        "variants": variants,
+        **{key: settings[key] for key in ("protocol", "quality", "conversion", "limits", "failed")},
+    }
+
+
+def find_variant(plan: Mapping, name: str) -> dict:
+    return next(variant for variant in plan["variants"] if variant["name"] == name)

@@ -1,0 +1,112 @@
+"""Plan -> spec: the one dict that tells a program what to do, and whose change makes Snakemake run it again.
+
+A spec holds what the result depends on and nothing else: adding a variant, or a prompt that a stage does not use,
+leaves the other specs as they were.
+"""
+
+from collections.abc import Mapping
+
+from diffsweep.sweep.digests import data_digest
+from diffsweep.sweep.plan import ARTIFACT_AXES, AXES, artifact_name, find_variant, read_prompts
+
+
+def axes_of(variant: Mapping) -> dict:
+    """A variant without its lineage: what decides a measurement is its axes, not which parent it is written under."""
+    return {"name": variant["name"], **{axis: variant[axis] for axis in AXES}}
+
+
+def artifact_of(plan: Mapping, variant: Mapping, target: str) -> dict:
+    """The artifact that a variant runs on a target, with the device and threads it runs on there."""
+    where = plan["targets"][target]
+    axes = {axis: variant[axis] for axis in ARTIFACT_AXES}
+    return {"name": artifact_name(variant, target), **axes, "device": where["device"], "threads": where["threads"]}
+
+
+def artifacts_of(plan: Mapping) -> dict[str, dict]:
+    """All artifacts of a sweep, by name. One that fits several targets is built on the first of them."""
+    found: dict[str, dict] = {}
+    for target in plan["targets"]:
+        for variant in plan["variants"]:
+            artifact = artifact_of(plan, variant, target)
+            found.setdefault(artifact["name"], artifact)
+    return found
+
+
+def export_spec(plan: Mapping, model: str, source_digest: str, attempt: int = 0) -> dict:
+    return {
+        "model": plan["models"][model],
+        "source": source_digest,
+        "timeout_s": plan["limits"]["convert_s"],
+        "attempt": attempt,
+    }
+
+
+def convert_spec(plan: Mapping, model: str, artifact: str, source_digest: str, attempt: int = 0) -> dict:
+    made = artifacts_of(plan)[artifact]
+    baseline = find_variant(plan, plan["baseline"])
+    return {
+        "model": plan["models"][model],
+        "source": source_digest,
+        "artifact": made,
+        # Parity compares final images as the baseline makes them.
+        "request": {axis: baseline[axis] for axis in ("scheduler", "steps", "guidance")},
+        "calibration": _suite(plan["conversion"]["prompts"]),
+        "parity": plan["conversion"]["parity"][made["precision"]],
+        "timeout_s": plan["limits"]["convert_s"],
+        "attempt": attempt,
+    }
+
+
+def benchmark_spec(plan: Mapping, model: str, target: str, variant: str, replicate: int, attempt: int = 0) -> dict:
+    """One replicate of one variant, paired with the baseline."""
+    ours, baseline = find_variant(plan, variant), find_variant(plan, plan["baseline"])
+    protocol = {k: v for k, v in plan["protocol"].items() if k not in ("replicates", "prompts")}
+    return {
+        "model": plan["models"][model],
+        "target": {k: plan["targets"][target][k] for k in ("name", "device", "threads")},  # not its price
+        "variant": axes_of(ours),
+        "variant_artifact": artifact_of(plan, ours, target),
+        "baseline": axes_of(baseline),
+        "baseline_artifact": artifact_of(plan, baseline, target),
+        "environments": {"variant": ours["engine"], "baseline": baseline["engine"]},
+        "replicate": replicate,
+        "protocol": protocol,
+        "prompts": _suite(plan["protocol"]["prompts"], plan["protocol"]["distinct_prompts"]),
+        "request_timeout_s": plan["limits"]["request_s"],
+        "timeout_s": plan["limits"]["replicate_s"],
+        "attempt": attempt,
+    }
+
+
+def images_spec(plan: Mapping, model: str, target: str, variant: str, attempt: int = 0) -> dict:
+    ours = find_variant(plan, variant)
+    quality = plan["quality"]
+    return {
+        "model": plan["models"][model],
+        "target": target,
+        "variant": axes_of(ours),
+        "artifact": artifact_of(plan, ours, target),
+        "suite": _suite(quality["prompts"], quality["images"]),
+        **{key: quality[key] for key in ("images", "seed", "batch")},
+        "timeout_s": plan["limits"]["images_s"],
+        "attempt": attempt,
+    }
+
+
+def score_spec(plan: Mapping, attempt: int = 0) -> dict:
+    quality = plan["quality"]
+    return {
+        "fid": {"extractor": quality["fid"]},
+        "clip": {"model": quality["clip"]},
+        "classifier": quality["classifier"],
+        "bootstrap": quality["bootstrap"],
+        "seed": quality["seed"],
+        "margins": {"clip_score": quality["clip_margin"]},
+        "timeout_s": plan["limits"]["score_s"],
+        "attempt": attempt,
+    }
+
+
+def _suite(path: str, used: int | None = None) -> dict:
+    """A prompt suite as a spec names it; the digest covers the prompts that are used, the first `used`."""
+    return {"path": path, "digest": data_digest(read_prompts(path)[:used])}

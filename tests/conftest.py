@@ -1,0 +1,50 @@
+"""What several tests share: copies of the project to run the workflow in, without touching the user's results."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[1]
+
+
+def copy_project(destination: Path) -> Path:
+    """A copy of the working tree (tracked and new files, as git sees them) that shares the environments."""
+    listing = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    names = subprocess.run(listing, cwd=PROJECT, check=True, capture_output=True, text=True).stdout.split("\0")
+    for name in filter(None, names):
+        source = PROJECT / name
+        if source.is_file() and not name.startswith("results/published/"):
+            (destination / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, destination / name)
+    (PROJECT / ".envs").mkdir(exist_ok=True)
+    (destination / ".envs").symlink_to(PROJECT / ".envs")
+    return destination
+
+
+def snakemake(folder: Path, *arguments: str, **options) -> subprocess.CompletedProcess:
+    """Run Snakemake in `folder` with all cores; stdout and stderr come back together, as text."""
+    command = [sys.executable, "-m", "snakemake", "--cores", "all", *arguments]
+    environ = {key: value for key, value in os.environ.items() if key != "DIFFSWEEP_RUN"}
+    return subprocess.run(
+        command, cwd=folder, env=environ, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options
+    )
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory) -> Path:
+    """A copy of the project for tests that only read it or dry-run it."""
+    return copy_project(tmp_path_factory.mktemp("project"))
+
+
+@pytest.fixture(scope="session")
+def smoke(tmp_path_factory) -> Path:
+    """A copy of the project with a finished smoke sweep in it; its output lies in smoke.out."""
+    folder = copy_project(tmp_path_factory.mktemp("smoke"))
+    done = snakemake(folder, "--configfile", "config/smoke.yaml")
+    (folder / "smoke.out").write_text(done.stdout)
+    assert done.returncode == 0, done.stdout[-6000:]
+    return folder

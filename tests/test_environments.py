@@ -1,0 +1,116 @@
+"""Locks and environments: pinned, the same where they are compared, built once, built again after a kill."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from conftest import PROJECT
+from diffsweep.sweep.environments import LOCKS, lock_requirements, uv_environment
+
+MEASURING = ("torch", "onnxruntime", "openvino")
+COMPARED = ("torch", "diffusers", "transformers", "numpy", "tokenizers", "safetensors", "fastapi", "uvicorn", "pillow")
+
+
+def versions(name: str) -> dict[str, str]:
+    lines = lock_requirements((LOCKS / f"{name}.lock").read_text())
+    return dict(
+        re.match(r"([A-Za-z0-9._-]+)==([^ ;\\]+)", line).groups() for line in lines if not line.startswith("--hash")
+    )
+
+
+@pytest.mark.parametrize("package", COMPARED)
+def test_measuring_environments_differ_in_the_engine_only(package):
+    assert len({versions(name)[package] for name in MEASURING}) == 1
+
+
+@pytest.mark.parametrize("lock", sorted(LOCKS.glob("*.lock")), ids=lambda p: p.stem)
+def test_every_lock_pins_every_package_with_a_hash_and_names_no_registry(lock):
+    text = lock.read_text()
+    assert "://" not in text
+    for requirement in re.split(r"\n(?=\S)", text.strip()):
+        assert re.match(r"[a-z0-9._-]+==\S+", requirement, re.IGNORECASE), requirement
+        assert "--hash=sha256:" in requirement, requirement
+
+
+@pytest.mark.parametrize("source", sorted(LOCKS.glob("*.in")), ids=lambda p: p.stem)
+def test_every_environment_has_its_lock(source):
+    assert source.stem == "serving" or source.with_suffix(".lock").is_file()
+
+
+def test_pip_settings_reach_uv_and_uv_settings_win():
+    got = uv_environment({"PIP_FIND_LINKS": "/a /b", "PIP_INDEX_URL": "x", "UV_DEFAULT_INDEX": "y"})
+    assert got["UV_FIND_LINKS"] == "/a,/b"
+    assert got["UV_DEFAULT_INDEX"] == "y"
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """A project with one small environment: in_env, its library, and a lock of one pure package."""
+    (tmp_path / "envs").mkdir()
+    lines = (LOCKS / "workflow.lock").read_text()
+    package = re.search(r"^iniconfig==.*?(?=^\S|\Z)", lines, re.MULTILINE | re.DOTALL).group(0)
+    (tmp_path / "envs" / "tiny.lock").write_text(package)
+    (tmp_path / "scripts").symlink_to(PROJECT / "scripts")
+    sweep = tmp_path / "copy" / "diffsweep" / "sweep"
+    sweep.mkdir(parents=True)
+    for name in ("__init__.py", "sweep/__init__.py", "sweep/environments.py"):
+        (tmp_path / "copy" / "diffsweep" / name).write_text((PROJECT / "scripts" / "diffsweep" / name).read_text())
+    (tmp_path / "copy" / "in_env").write_text((PROJECT / "scripts" / "in_env").read_text())
+    (tmp_path / "scripts").unlink()
+    (tmp_path / "copy").rename(tmp_path / "scripts")
+    return tmp_path
+
+
+def in_env(folder, *command: str) -> subprocess.Popen:
+    whole = [sys.executable, str(folder / "scripts" / "in_env"), *command]
+    return subprocess.Popen(whole, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+PROBE = ("tiny", "python", "-c", "import iniconfig, sys; print(sys.prefix)")
+
+
+def test_two_jobs_that_want_one_environment_at_once_build_it_once(tiny):
+    with ThreadPoolExecutor() as pool:
+        results = list(
+            pool.map(
+                lambda process: (*process.communicate(timeout=120), process.returncode),
+                [in_env(tiny, *PROBE) for _ in range(3)],
+            )
+        )
+    assert [code for *_, code in results] == [0, 0, 0], results
+    assert len({out for out, *_ in results}) == 1
+    assert sum("building environment" in err for _, err, _ in results) == 1
+
+
+def test_a_killed_build_is_built_again(tiny):
+    process = in_env(tiny, *PROBE)
+    deadline = time.monotonic() + 60
+    while not list((tiny / ".envs").glob("tiny-*/bin")) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    again = in_env(tiny, *PROBE)
+    out, err = again.communicate(timeout=120)
+    assert again.returncode == 0, err
+    assert "tiny-" in out
+
+
+def test_an_unknown_environment_is_told_in_one_line(tiny):
+    process = in_env(tiny, "tyni", "true")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert err.strip() == "in_env: environment 'tyni': there is no envs/tyni.lock; known environments: tiny"
+
+
+def test_a_package_that_cannot_be_had_is_named(tiny):
+    (tiny / "envs" / "tiny.lock").write_text("no-such-package-of-diffsweep==1.0\n")
+    process = in_env(tiny, "tiny", "true")
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "no-such-package-of-diffsweep" in err and "Traceback" not in err
