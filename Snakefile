@@ -1,0 +1,44 @@
+# diffsweep: convert diffusion models into optimised variants, measure and score each, draw the Pareto fronts.
+#
+#   snakemake --cores all                                    the default sweep, config/config.yaml
+#   snakemake --cores all --configfile config/smoke.yaml     another sweep
+#   snakemake --cores all --config failed=retry              try again what failed
+#
+# Paths: results/<sweep>/<model>/<target>/<variant>/<stage>, artifacts under results/artifacts/<model>/<artifact>/.
+import sys
+from pathlib import Path
+
+from snakemake.utils import min_version
+
+min_version("9.27")
+
+# The library is not installed: the workflow and the programs in scripts/ use it where it lies.
+sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
+
+# Snakemake would merge a --configfile into this one, and so mix the variants of two sweeps.
+if not workflow.configfiles:
+
+    configfile: "config/config.yaml"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/environments.smk"
+include: "workflow/rules/convert.smk"
+include: "workflow/rules/benchmark.smk"
+include: "workflow/rules/quality.smk"
+include: "workflow/rules/report.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        report=sweep_path("report.html"),
+        summary=sweep_path("summary.csv"),
+
+
+onstart:
+    note_start()
+
+
+onsuccess:
+    show_summary()

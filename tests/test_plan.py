@@ -1,0 +1,206 @@
+"""Config -> plan: every axis is spelled out, and whatever is wrong is told in one line that names the key."""
+
+import copy
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from diffsweep.sweep.plan import AXES, PROJECT, ConfigError, make_plan, read_yaml
+from diffsweep.sweep.specs import artifacts_of, benchmark_spec, images_spec
+
+DEFAULT = read_yaml(PROJECT / "config" / "config.yaml")
+
+
+def changed(**changes) -> dict:
+    """The default config with some keys replaced; dots in a key lead into mappings, None removes a key."""
+    config = copy.deepcopy(DEFAULT)
+    for key, value in changes.items():
+        *path, last = key.split("__")
+        place = config
+        for part in path:
+            place = place.setdefault(part, {})
+        if value is None:
+            del place[last]
+        else:
+            place[last] = value
+    return config
+
+
+def test_default_sweep_has_every_variant_that_was_asked_for():
+    names = {variant["name"] for variant in make_plan(DEFAULT)["variants"]}
+    wanted = "fp32 bf16 fp16 int8 compiled onnxruntime onnxruntime-int8 openvino openvino-bf16 openvino-int8"
+    assert names >= {*wanted.split(), "ddim-10", "ddim-5", "dpm-20", "dpm-10", "unipc-8", "openvino-bf16-dpm-20"}
+
+
+@pytest.mark.parametrize("path", sorted((PROJECT / "config").rglob("*.yaml")), ids=lambda p: p.name)
+def test_every_config_that_ships_resolves(path):
+    document = read_yaml(path)
+    if "sweep" in document:
+        plan = make_plan(document)
+        assert all(set(AXES) <= set(variant) for variant in plan["variants"])
+
+
+def test_a_child_inherits_what_it_does_not_change():
+    variants = {v["name"]: v for v in make_plan(DEFAULT)["variants"]}
+    child = variants["openvino-bf16-dpm-10"]
+    assert (child["engine"], child["precision"], child["scheduler"], child["steps"]) == (
+        "openvino",
+        "bf16",
+        "dpm++",
+        10,
+    )
+    assert child["change"] == "steps: 20 -> 10"
+
+
+def test_parents_may_stand_after_their_children():
+    variants = dict(reversed(DEFAULT["variants"].items()))
+    assert len(make_plan({**DEFAULT, "variants": variants})["variants"]) == len(variants)
+
+
+PRICE = {"currency": "USD", "on_demand_per_hour": 1.0, "spot_per_hour": 0.4, "region": "x", "date": "2026-01-01"}
+
+BROKEN = {
+    "unknown axis": (
+        {"variants__bf16": {"parent": "fp32", "precison": "bf16"}},
+        ["variants.bf16", "precison", "'precision'"],
+    ),
+    "unknown value": (
+        {"variants__bf16": {"parent": "fp32", "precision": "int7"}},
+        ["variants.bf16.precision", "int7", "int8"],
+    ),
+    "unknown parent": (
+        {"variants__bf16": {"parent": "fp23", "precision": "bf16"}},
+        ["variants.bf16.parent", "fp23", "fp32"],
+    ),
+    "no parent": ({"variants__bf16": {"precision": "bf16"}}, ["variants.bf16.parent", "missing"]),
+    "cycle": (
+        {"variants__a": {"parent": "b", "steps": 9}, "variants__b": {"parent": "a", "steps": 8}},
+        ["variants.", "cycle", "a -> b -> a"],
+    ),
+    "two changes": (
+        {"variants__x": {"parent": "fp32", "steps": 9, "precision": "bf16"}},
+        ["variants.x", "changes 2 axes", "compound: true"],
+    ),
+    "no change": ({"variants__x": {"parent": "fp32", "steps": 25}}, ["variants.x", "changes nothing"]),
+    "duplicate": ({"variants__bf17": {"parent": "fp32", "precision": "bf16"}}, ["variants.bf17", "the same as 'bf16'"]),
+    "bad name": ({"variants__a b": {"parent": "fp32", "steps": 9}}, ["variants", "'a b'", "plain word"]),
+    "path as name": ({"variants__..": {"parent": "fp32", "steps": 9}}, ["plain word"]),
+    "number as name": ({"variants": {**DEFAULT["variants"], 8: {"parent": "fp32", "steps": 8}}}, ["plain word"]),
+    "reserved sweep": ({"sweep": "artifacts"}, ["sweep", "artifacts"]),
+    "unknown baseline": ({"baseline": "fp33"}, ["baseline", "fp33", "fp32"]),
+    "baseline with a parent": ({"variants__fp32__parent": "bf16"}, ["variants.fp32.parent"]),
+    "incomplete baseline": ({"variants__fp32__steps": None}, ["variants.fp32", "steps"]),
+    "steps of zero": ({"variants__ddim-5__steps": 0}, ["variants.ddim-5.steps", "0"]),
+    "steps as text": ({"variants__ddim-5__steps": "five"}, ["variants.ddim-5.steps", "five"]),
+    "unknown target": ({"targets": ["locl"]}, ["targets", "locl", "local"]),
+    "missing section": ({"models": None}, ["models", "missing"]),
+    "unknown section": ({"modles": {}}, ["modles", "models"]),
+    "missing local model": (
+        {"models__reference__path": "resources/nothing"},
+        ["models.reference.path", "resources/nothing"],
+    ),
+    "unpinned hub model": (
+        {"models__sdxl": {"hub": "stabilityai/sdxl", "revision": "main", "width": 1024, "height": 1024}},
+        ["models.sdxl.revision", "pinned"],
+    ),
+    "two sources": ({"models__reference__hub": "a/b"}, ["models.reference", "either"]),
+    "missing prompts": ({"quality__prompts": "config/prompts/none.yaml"}, ["config/prompts/none.yaml", "no such file"]),
+}
+
+
+@pytest.mark.parametrize("changes, words", BROKEN.values(), ids=BROKEN)
+def test_a_wrong_config_is_told_in_one_line_that_names_the_key(changes, words):
+    with pytest.raises(ConfigError) as caught:
+        make_plan(changed(**changes))
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize("missing", ["date", "source"])
+def test_a_price_without_date_or_source_is_refused(tmp_path, missing):
+    price = {**PRICE, "source": "somewhere"}
+    del price[missing]
+    targets = tmp_path / "targets.yaml"
+    targets.write_text(yaml.safe_dump({"targets": {"local": {"device": "cpu", "price": price}}}))
+    with pytest.raises(ConfigError, match=f"targets.local.price: '{missing}' is missing"):
+        make_plan({**DEFAULT, "targets_file": str(targets)})
+
+
+def test_a_key_given_twice_is_refused(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("sweep: a\nvariants:\n  x: {}\n  x: {}\n")
+    with pytest.raises(ConfigError, match="line 4.*'x' is there twice"):
+        read_yaml(path)
+
+
+@pytest.mark.parametrize("text", ["a: !!python/object/apply:os.system ['true']", "a: [", "\x00", "a: &x [*x]\nb: *y"])
+def test_yaml_that_is_not_plain_data_is_refused_in_one_line(tmp_path, text):
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        read_yaml(path)
+    assert "\n" not in str(caught.value)
+
+
+SCALARS = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8))
+JSON = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
+)
+
+
+def paths_in(value, path=()):
+    yield path
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from paths_in(inner, (*path, key))
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.sampled_from([p for p in paths_in(DEFAULT) if p]), JSON)
+def test_no_broken_config_shows_a_traceback(path, value):
+    """Anything, put anywhere in the config, either resolves or is a ConfigError of one line."""
+    config = copy.deepcopy(DEFAULT)
+    place = config
+    for part in path[:-1]:
+        place = place[part]
+    place[path[-1]] = value
+    try:
+        make_plan(config)
+    except ConfigError as error:
+        assert "\n" not in str(error)
+
+
+def test_a_spec_holds_only_what_its_result_depends_on():
+    """A price, the order of variants, another variant, more replicates: none of it changes a measurement's spec."""
+    plan = make_plan(DEFAULT)
+    before = benchmark_spec(plan, "reference", "local", "bf16", 1)
+    variants = dict(reversed(DEFAULT["variants"].items())) | {"extra": {"parent": "fp32", "steps": 3}}
+    after = make_plan({**DEFAULT, "variants": variants, "protocol": {**DEFAULT["protocol"], "replicates": 5}})
+    after["targets"]["local"]["price"]["spot_per_hour"] = 9.0
+    assert benchmark_spec(after, "reference", "local", "bf16", 1) == before
+
+
+def test_the_digest_of_a_suite_covers_the_prompts_that_are_used(tmp_path):
+    """A prompt added at the end changes the images that use it, not the latency."""
+    suite = read_yaml(PROJECT / DEFAULT.get("quality", {}).get("prompts", "config/prompts/default.yaml"))
+    longer = tmp_path / "longer.yaml"
+    longer.write_text(yaml.safe_dump({**suite, "prompts": [*suite["prompts"], "one more prompt"]}))
+    plan = make_plan(changed(quality__images=400))
+    other = make_plan(changed(quality__images=400, quality__prompts=str(longer), protocol__prompts=str(longer)))
+
+    def digests(plan: dict) -> tuple[str, str]:
+        timing = benchmark_spec(plan, "reference", "local", "fp32", 1)["prompts"]["digest"]
+        return timing, images_spec(plan, "reference", "local", "fp32")["suite"]["digest"]
+
+    assert digests(plan)[0] == digests(other)[0]
+    assert digests(plan)[1] != digests(other)[1]
+
+
+def test_variants_that_differ_in_what_a_request_carries_share_an_artifact():
+    artifacts = artifacts_of(make_plan(DEFAULT))
+    assert set(artifacts) >= {"torch-fp32", "torch-int8", "torch-fp32-compile-local", "openvino-bf16"}
+    assert len(artifacts) == 10

@@ -1,0 +1,71 @@
+# takes  the artifact of a variant
+# makes  <variant>/images.json, images/*.png                     images of the prompt suite, same latents for all variants
+#        <variant>/quality.json, scores.parquet, features.npy    their scores
+
+
+def images_params(wildcards):
+    attempts = attempt(cell_path("images.json").format(**wildcards))
+    names = (wildcards.model, wildcards.target, wildcards.variant)
+    return as_param(specs.images_spec(PLAN, *names, attempts))
+
+
+def images_code(wildcards):
+    return engine_code("generate_images.py", engines=[variant_engine(wildcards)])
+
+
+def variant_environment(wildcards):
+    return receipt(variant_engine(wildcards))
+
+
+rule images:
+    input:
+        artifact=variant_manifest,
+        environment=variant_environment,
+    output:
+        cell_path("images.json"),
+    log:
+        cell_path("images.log"),
+    params:
+        spec=images_params,
+        code=images_code,
+        artifact=subpath(input.artifact, parent=True),
+        engine=variant_engine,
+    threads: workflow.cores  # the engine runs with the target's threads, as it is measured
+    message:
+        "images of {wildcards.variant} on {wildcards.target}"
+    shell:
+        "{PYTHON} scripts/in_env {params.engine} python scripts/generate_images.py --spec {params.spec:q}"
+        " --artifact {params.artifact:q} --out {output:q} 2> {log:q}"
+
+
+def score_params(wildcards):
+    attempts = attempt(cell_path("quality.json").format(**wildcards))
+    folders = [PLAN["quality"][key] for key in ("fid", "clip", "classifier") if PLAN["quality"][key]]
+    scorers = {folder: folder_content(folder) for folder in folders}
+    return as_param({**specs.score_spec(PLAN, attempts), "scorers": scorers})
+
+
+def baseline_images(wildcards):
+    return cell_path("images.json").format(model=wildcards.model, target=wildcards.target, variant=BASELINE)
+
+
+rule score:
+    input:
+        images=cell_path("images.json"),
+        baseline=baseline_images,
+        environment=receipt("scoring"),
+    output:
+        quality=cell_path("quality.json"),
+        scores=cell_path("scores.parquet"),
+        features=cell_path("features.npy"),
+    log:
+        cell_path("score.log"),
+    params:
+        spec=score_params,
+        code=digest_of_code("score.py"),
+        folder=subpath(output.quality, parent=True),
+    message:
+        "score {wildcards.variant} on {wildcards.target}"
+    shell:
+        "{PYTHON} scripts/in_env scoring python scripts/score.py --spec {params.spec:q}"
+        " --images {input.images:q} --baseline {input.baseline:q} --out {params.folder:q} 2> {log:q}"
