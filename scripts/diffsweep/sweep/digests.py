@@ -72,15 +72,15 @@ def _tree_digest(path: Path) -> str:
 def _without_docstrings(tree: ast.Module) -> ast.Module:
     bare = ast.parse(ast.unparse(tree))  # a copy, free of positions
     for node in ast.walk(bare):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            first = node.body[0] if node.body else None
-            if (
-                isinstance(first, ast.Expr)
-                and isinstance(first.value, ast.Constant)
-                and isinstance(first.value.value, str)
-            ):
-                node.body = node.body[1:]
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and _has_docstring(
+            node
+        ):
+            node.body = node.body[1:]
     return bare
+
+
+def _has_docstring(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    return ast.get_docstring(node, clean=False) is not None
 
 
 def folder_digest(folder: Path, cache_file: Path) -> str:

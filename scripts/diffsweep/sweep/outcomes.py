@@ -1,5 +1,6 @@
 """How a stage ended, as data: a variant that fails is a row with a reason, and the sweep goes on."""
 
+import contextlib
 import os
 import select
 import signal
@@ -130,10 +131,8 @@ def _read_until_closed(read_end: int, deadline: float) -> bytes | None:
 
 
 def _kill_group(leader: int) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # nobody left in it
         os.killpg(leader, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        pass  # nobody left in it
 
 
 def die_with_parent() -> None:
