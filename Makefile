@@ -1,6 +1,7 @@
 # make sweep   the default sweep: sets up .venv, then runs `snakemake --cores all`
 # make test    the tests and the style checks
-.PHONY: sweep test lint lock clean
+# make bench   what measuring itself costs (takes timings: let nothing else run)
+.PHONY: sweep test lint bench clean
 
 PYTHON ?= python3.11
 VENV := .venv/.complete
@@ -16,6 +17,9 @@ lint: $(VENV)
 	.venv/bin/ruff format --check scripts tests
 	.venv/bin/snakefmt --check Snakefile workflow
 	.venv/bin/python tests/lint_workflow.py
+
+bench: $(VENV)
+	for benchmark in tests/benchmarks/*.py; do .venv/bin/python $$benchmark || exit 1; done
 
 # The workflow environment. pip puts uv in place; uv builds this and every other environment (scripts/in_env).
 $(VENV): envs/workflow.lock envs/bootstrap.lock

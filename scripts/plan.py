@@ -5,7 +5,6 @@ python scripts/plan.py --config config/config.yaml --out FILE  writes it as JSON
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -15,16 +14,10 @@ from diffsweep.sweep.plan import AXES, ConfigError, make_plan, read_yaml
 
 def table(plan: dict) -> str:
     """The variants of a plan, one a line."""
-    header = ["variant", "parent", *AXES, "change"]
-    rows = [
-        [str(variant[key] if variant[key] is not None else "-") for key in ("name", *header[1:])]
-        for variant in plan["variants"]
-    ]
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in [header, *rows]
-    )
+    keys = ("name", "parent", *AXES, "change")
+    rows = [keys, *([str(variant[key] or "-") for key in keys] for variant in plan["variants"])]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
 def main() -> None:
@@ -39,9 +32,8 @@ def main() -> None:
     if options.out:
         write_json(options.out, plan)
     else:
-        print(
-            f"{plan['sweep']}: {json.dumps(list(plan['models']))} on {json.dumps(list(plan['targets']))}\n{table(plan)}"
-        )
+        print(f"sweep {plan['sweep']}: models {', '.join(plan['models'])}; targets {', '.join(plan['targets'])}")
+        print(table(plan))
 
 
 if __name__ == "__main__":

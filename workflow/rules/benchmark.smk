@@ -53,13 +53,13 @@ rule benchmark:
         replicate=REPLICATE + "replicate.json",
     log:
         REPLICATE + "benchmark.log",
+    threads: workflow.cores
     params:
         spec=benchmark_params,
         code=benchmark_code,
         artifact=subpath(input.artifact, parent=True),
         baseline=subpath(input.baseline, parent=True),
         folder=subpath(output.replicate, parent=True),
-    threads: workflow.cores
     message:
         "measure {wildcards.variant} on {wildcards.target}, replicate {wildcards.replicate}"
     shell:

@@ -86,7 +86,7 @@ def attempt(path):
         outcome = read_json(path)["outcome"]
     except (FileNotFoundError, ValueError, KeyError):
         return 0
-    again = PLAN["failed"] == "retry" and outcome["status"] == "failed"
+    again = config.get("failed") == "retry" and outcome["status"] == "failed"
     return outcome["attempt"] + again
 
 

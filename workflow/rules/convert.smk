@@ -60,13 +60,13 @@ rule convert:
         paths.MANIFEST,
     log:
         paths.ARTIFACTS + "/{model}/logs/{artifact}.log",
+    wildcard_constraints:
+        artifact="(?!onnx$|logs$)[^/]+",
     params:
         spec=convert_params,
         code=convert_code,
         folder=subpath(output[0], parent=True),
         engine=artifact_engine,
-    wildcard_constraints:
-        artifact="(?!onnx$|logs$)[^/]+",
     message:
         "convert {wildcards.model} to {wildcards.artifact}"
     shell:

@@ -25,12 +25,12 @@ rule images:
         cell_path("images.json"),
     log:
         cell_path("images.log"),
+    threads: workflow.cores  # the engine runs with the target's threads, as it is measured
     params:
         spec=images_params,
         code=images_code,
         artifact=subpath(input.artifact, parent=True),
         engine=variant_engine,
-    threads: workflow.cores  # the engine runs with the target's threads, as it is measured
     message:
         "images of {wildcards.variant} on {wildcards.target}"
     shell:

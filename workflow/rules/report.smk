@@ -14,9 +14,10 @@ def all_replicates():
 
 def note_config():
     """The merged config as a file, named by its content, for the program that writes the plan."""
-    path = f".snakemake/diffsweep/config-{data_digest(config)}.json"
+    merged = {key: value for key, value in config.items() if key != "failed"}  # a request of this call only
+    path = f".snakemake/diffsweep/config-{data_digest(merged)}.json"
     if not os.path.exists(path):
-        write_json(path, config)
+        write_json(path, merged)
     return path
 
 

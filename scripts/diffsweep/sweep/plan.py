@@ -306,7 +306,7 @@ def make_plan(config: Mapping) -> dict:
         "targets": read_targets(settings["targets_file"], settings["targets"]),
         "baseline": settings["baseline"],
         "variants": variants,
-        **{key: settings[key] for key in ("protocol", "quality", "conversion", "limits", "failed")},
+        **{key: settings[key] for key in ("protocol", "quality", "conversion", "limits")},
     }
 
 
