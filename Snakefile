@@ -37,7 +37,7 @@ rule all:
 
 
 onstart:
-    note_start()
+    begin_run()
 
 
 onsuccess:

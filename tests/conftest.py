@@ -38,13 +38,3 @@ def snakemake(folder: Path, *arguments: str, **options) -> subprocess.CompletedP
 def project(tmp_path_factory) -> Path:
     """A copy of the project for tests that only read it or dry-run it."""
     return copy_project(tmp_path_factory.mktemp("project"))
-
-
-@pytest.fixture(scope="session")
-def smoke(tmp_path_factory) -> Path:
-    """A copy of the project with a finished smoke sweep in it; its output lies in smoke.out."""
-    folder = copy_project(tmp_path_factory.mktemp("smoke"))
-    done = snakemake(folder, "--configfile", "config/smoke.yaml")
-    (folder / "smoke.out").write_text(done.stdout)
-    assert done.returncode == 0, done.stdout[-6000:]
-    return folder

@@ -1,6 +1,9 @@
-# Config -> plan -> what each rule is told. Everything here is computed once, when the workflow is parsed.
+# Config -> plan -> what each rule is told. Everything here is computed once, when the workflow is parsed; the rules
+# themselves hold nothing but what they take, make and run.
+import fcntl
 import json
 import os
+import re
 import time
 from functools import cache
 
@@ -10,7 +13,7 @@ from diffsweep.sweep.digests import code_digest, data_digest, folder_digest
 from diffsweep.sweep.environments import EnvironmentFailed, lock_digest
 from diffsweep.sweep.files import read_json, write_json
 from diffsweep.sweep.plan import ConfigError, find_variant, make_plan, read_yaml
-from diffsweep.sweep.runs import current_run
+from diffsweep.sweep.runs import current_run, prefer_this_python
 
 
 def plan_or_exit():
@@ -28,32 +31,43 @@ SWEEP = PLAN["sweep"]
 MODELS, TARGETS = list(PLAN["models"]), list(PLAN["targets"])
 VARIANTS = [variant["name"] for variant in PLAN["variants"]]
 BASELINE = PLAN["baseline"]
+ARTIFACTS = specs.artifacts_of(PLAN)
 REPLICATES = list(range(1, PLAN["protocol"]["replicates"] + 1))
-PYTHON = sys.executable  # the workflow environment's
-os.environ.setdefault("DIFFSWEEP_RUN", current_run())  # names this run in every record; not a rerun trigger
+STARTS_FROM_ONNX = ("onnxruntime", "openvino")
+
+prefer_this_python()
+# The run's name goes into every record. It is no rerun trigger, so it reaches the programs beside their specs;
+# so do the time limits, as files.
+RUN = os.environ.setdefault("DIFFSWEEP_RUN", current_run())
+for stage, limits in specs.limits_of(PLAN).items():
+    write_json(f".snakemake/diffsweep/limits/{stage}.json", limits)
 
 
 wildcard_constraints:
     model="[^/]+",
     target="[^/]+",
     variant="[^/]+",
-    artifact="[^/]+",
+    artifact="|".join(map(re.escape, ARTIFACTS)),
     environment="[^/-]+",
     digest="[0-9a-f]+",
     replicate="[0-9]+",
 
 
 def sweep_path(name):
-    return paths.SWEEP.format(sweep=SWEEP) + f"/{name}"
+    return f"results/{SWEEP}/{name}"
 
 
 def cell_path(name):
     """A path in a cell of this sweep, with the wildcards model, target and variant left open."""
-    return sweep_path("{model}/{target}/{variant}/") + name
+    return sweep_path(f"{{model}}/{{target}}/{{variant}}/{name}")
 
 
-# --- digests ---
+def cells(name):
+    """That path in all cells."""
+    return expand(cell_path(name), model=MODELS, target=TARGETS, variant=VARIANTS)
 
+
+# --- digests ---------------------------------------------------------------------------------------------------------
 
 digest_of_code = cache(code_digest)
 
@@ -64,9 +78,16 @@ def engine_code(*programs, engines):
     return digest_of_code(*programs, *modules)
 
 
+def template_digest():
+    """The report's page, style and script are not Python, so no import leads to them."""
+    return data_digest(
+        [path.read_text(encoding="utf-8") for path in sorted(Path("scripts/diffsweep/show").glob("report.*"))]
+    )
+
+
 @cache
 def folder_content(folder):
-    return folder_digest(Path(folder), Path(".snakemake/diffsweep-digests.json"))
+    return folder_digest(Path(folder), Path(".snakemake/diffsweep/digests.json"))
 
 
 def source_digest(model):
@@ -95,13 +116,141 @@ def as_param(spec):
     return json.dumps(spec, sort_keys=True)
 
 
-# --- the run as a whole ---
+# --- convert ---------------------------------------------------------------------------------------------------------
 
 
-def note_start():
-    """Remember when this run began, for the ratio of wall time to useful time."""
-    write_json(sweep_path("run.json"), {"run": os.environ["DIFFSWEEP_RUN"], "started_unix_s": time.time()})
+def export_params(wildcards):
+    attempts = attempt(paths.ONNX_MANIFEST.format(model=wildcards.model))
+    return as_param(specs.export_spec(PLAN, wildcards.model, source_digest(wildcards.model), attempts))
+
+
+def artifact_engine(wildcards):
+    return ARTIFACTS[wildcards.artifact]["engine"]
+
+
+def artifact_environment(wildcards):
+    return receipt(artifact_engine(wildcards))
+
+
+def artifact_onnx(wildcards):
+    return paths.ONNX_MANIFEST if artifact_engine(wildcards) in STARTS_FROM_ONNX else []
+
+
+def convert_params(wildcards):
+    attempts = attempt(paths.MANIFEST.format(**wildcards))
+    source = source_digest(wildcards.model)
+    return as_param(specs.convert_spec(PLAN, wildcards.model, wildcards.artifact, source, attempts))
+
+
+def convert_code(wildcards):
+    return engine_code("convert.py", engines=[artifact_engine(wildcards)])
+
+
+# --- benchmark -------------------------------------------------------------------------------------------------------
+
+
+def manifest_of(wildcards, variant):
+    artifact = specs.artifact_of(PLAN, find_variant(PLAN, variant), wildcards.target)
+    return paths.MANIFEST.format(model=wildcards.model, artifact=artifact["name"])
+
+
+def variant_manifest(wildcards):
+    return manifest_of(wildcards, wildcards.variant)
+
+
+def baseline_manifest(wildcards):
+    return manifest_of(wildcards, BASELINE)
+
+
+def variant_engine(wildcards):
+    return find_variant(PLAN, wildcards.variant)["engine"]
+
+
+def variant_environment(wildcards):
+    return receipt(variant_engine(wildcards))
+
+
+def paired_engines(wildcards):
+    return sorted({variant_engine(wildcards), find_variant(PLAN, BASELINE)["engine"]})
+
+
+def paired_environments(wildcards):
+    return [receipt(engine) for engine in paired_engines(wildcards)]
+
+
+def benchmark_params(wildcards):
+    attempts = attempt(cell_path("replicate-{replicate}/replicate.json").format(**wildcards))
+    names = (wildcards.model, wildcards.target, wildcards.variant, int(wildcards.replicate))
+    return as_param(specs.benchmark_spec(PLAN, *names, attempts))
+
+
+def benchmark_code(wildcards):
+    return engine_code("benchmark.py", "serve.py", engines=paired_engines(wildcards))
+
+
+# --- quality ---------------------------------------------------------------------------------------------------------
+
+
+def images_params(wildcards):
+    attempts = attempt(cell_path("images.json").format(**wildcards))
+    names = (wildcards.model, wildcards.target, wildcards.variant)
+    return as_param(specs.images_spec(PLAN, *names, attempts))
+
+
+def images_code(wildcards):
+    return engine_code("generate_images.py", engines=[variant_engine(wildcards)])
+
+
+def baseline_images(wildcards):
+    return cell_path("images.json").format(model=wildcards.model, target=wildcards.target, variant=BASELINE)
+
+
+def score_params(wildcards):
+    attempts = attempt(cell_path("quality.json").format(**wildcards))
+    folders = [PLAN["quality"][key] for key in ("fid", "clip", "classifier") if PLAN["quality"][key]]
+    scorers = {folder: folder_content(folder) for folder in folders}
+    return as_param({**specs.score_spec(PLAN, attempts), "scorers": scorers})
+
+
+# --- report ----------------------------------------------------------------------------------------------------------
+
+
+def all_manifests():
+    return expand(paths.MANIFEST, model=MODELS, artifact=ARTIFACTS)
+
+
+def all_replicates():
+    return expand(cells("replicate-{{replicate}}/replicate.json"), replicate=REPLICATES)
+
+
+def note_config():
+    """The merged config as a file, named by its content, for the program that writes the plan."""
+    merged = {key: value for key, value in config.items() if key != "failed"}  # a request of this call only
+    path = f".snakemake/diffsweep/config-{data_digest(merged)}.json"
+    if not os.path.exists(path):
+        write_json(path, merged)
+    return path
+
+
+# --- the run as a whole ----------------------------------------------------------------------------------------------
+
+
+def claim_folder():
+    """Refuse to run twice in one folder. The lock is the kernel's: it ends with this process, however that ends."""
+    handle = open(".snakemake/diffsweep/lock", "a")
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        sys.exit("diffsweep: another sweep is running in this folder; wait until it has ended")
+    return handle
+
+
+def begin_run():
+    """Claim the folder, and remember when this run began, for the ratio of wall time to useful time."""
+    global FOLDER_CLAIM  # held until the process ends
+    FOLDER_CLAIM = claim_folder()
+    write_json(sweep_path("run.json"), {"run": RUN, "started_unix_s": time.time()})
 
 
 def show_summary():
-    shell("{PYTHON} scripts/console.py --results {results:q}", results=sweep_path(""))
+    shell("python scripts/console.py --results {results:q}", results=sweep_path(""))

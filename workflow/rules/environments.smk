@@ -12,7 +12,10 @@ localrules:
 rule environment:
     output:
         paths.RECEIPT,
+    log:
+        "results/envs/{environment}-{digest}.log",
     message:
         "environment {wildcards.environment}"
     shell:
-        "{PYTHON} scripts/in_env {wildcards.environment} python scripts/receipt.py --out {output:q}"
+        "python scripts/in_env {wildcards.environment} python scripts/receipt.py --out {output:q} 2> {log:q}"
+        " || {{ cat {log:q} >&2; exit 1; }}"

@@ -1,20 +1,6 @@
 # takes  the artifact of a variant
-# makes  <variant>/images.json, images/*.png                     images of the prompt suite, same latents for all variants
-#        <variant>/quality.json, scores.parquet, features.npy    their scores
-
-
-def images_params(wildcards):
-    attempts = attempt(cell_path("images.json").format(**wildcards))
-    names = (wildcards.model, wildcards.target, wildcards.variant)
-    return as_param(specs.images_spec(PLAN, *names, attempts))
-
-
-def images_code(wildcards):
-    return engine_code("generate_images.py", engines=[variant_engine(wildcards)])
-
-
-def variant_environment(wildcards):
-    return receipt(variant_engine(wildcards))
+# makes  <variant>/images.json, images/*.png                   images of the prompt suite, same latents for all variants
+#        <variant>/quality.json, scores.parquet, features.npy  their scores
 
 
 rule images:
@@ -34,19 +20,9 @@ rule images:
     message:
         "images of {wildcards.variant} on {wildcards.target}"
     shell:
-        "{PYTHON} scripts/in_env {params.engine} python scripts/generate_images.py --spec {params.spec:q}"
+        "python scripts/in_env {params.engine} python scripts/generate_images.py"
+        " --spec {params.spec:q} --spec @.snakemake/diffsweep/limits/images.json"
         " --artifact {params.artifact:q} --out {output:q} 2> {log:q}"
-
-
-def score_params(wildcards):
-    attempts = attempt(cell_path("quality.json").format(**wildcards))
-    folders = [PLAN["quality"][key] for key in ("fid", "clip", "classifier") if PLAN["quality"][key]]
-    scorers = {folder: folder_content(folder) for folder in folders}
-    return as_param({**specs.score_spec(PLAN, attempts), "scorers": scorers})
-
-
-def baseline_images(wildcards):
-    return cell_path("images.json").format(model=wildcards.model, target=wildcards.target, variant=BASELINE)
 
 
 rule score:
@@ -67,5 +43,6 @@ rule score:
     message:
         "score {wildcards.variant} on {wildcards.target}"
     shell:
-        "{PYTHON} scripts/in_env scoring python scripts/score.py --spec {params.spec:q}"
+        "python scripts/in_env scoring python scripts/score.py"
+        " --spec {params.spec:q} --spec @.snakemake/diffsweep/limits/score.json"
         " --images {input.images:q} --baseline {input.baseline:q} --out {params.folder:q} 2> {log:q}"

@@ -4,23 +4,6 @@
 #        results/<sweep>/plots/, report.html          what people look at
 
 
-def cells(name):
-    return expand(cell_path(name), model=MODELS, target=TARGETS, variant=VARIANTS)
-
-
-def all_replicates():
-    return expand(cells("replicate-{{replicate}}/replicate.json"), replicate=REPLICATES)
-
-
-def note_config():
-    """The merged config as a file, named by its content, for the program that writes the plan."""
-    merged = {key: value for key, value in config.items() if key != "failed"}  # a request of this call only
-    path = f".snakemake/diffsweep/config-{data_digest(merged)}.json"
-    if not os.path.exists(path):
-        write_json(path, merged)
-    return path
-
-
 localrules:
     plan,
 
@@ -28,6 +11,8 @@ localrules:
 rule plan:
     output:
         sweep_path("plan.json"),
+    log:
+        sweep_path("plan.log"),
     params:
         plan=data_digest(PLAN),
         config=note_config(),
@@ -35,17 +20,13 @@ rule plan:
     message:
         "resolve the plan"
     shell:
-        "{PYTHON} scripts/plan.py --config {params.config:q} --out {output:q}"
-
-
-def manifests():
-    return expand(paths.MANIFEST, model=MODELS, artifact=ARTIFACTS)
+        "python scripts/plan.py --config {params.config:q} --out {output:q} 2> {log:q}"
 
 
 rule aggregate:
     input:
         plan=sweep_path("plan.json"),
-        manifests=manifests(),
+        manifests=all_manifests(),
         replicates=all_replicates(),
         quality=cells("quality.json"),
     output:
@@ -57,10 +38,10 @@ rule aggregate:
         code=digest_of_code("aggregate.py"),
         folder=subpath(output.csv, parent=True),
     message:
-        "aggregate {SWEEP}"
+        "aggregate the sweep"
     shell:
-        "{PYTHON} scripts/aggregate.py --plan {input.plan:q} --results {params.folder:q}"
-        " --artifacts {paths.ARTIFACTS} --out {params.folder:q} 2> {log:q}"
+        "python scripts/aggregate.py --plan {input.plan:q} --results {params.folder:q}"
+        " --artifacts results/artifacts --out {params.folder:q} 2> {log:q}"
 
 
 rule plots:
@@ -75,9 +56,9 @@ rule plots:
         code=digest_of_code("plot.py"),
         results=subpath(input.summary, parent=True),
     message:
-        "plot {SWEEP}"
+        "plot the sweep"
     shell:
-        "{PYTHON} scripts/plot.py --results {params.results:q} 2> {log:q}"
+        "python scripts/plot.py --results {params.results:q} 2> {log:q}"
 
 
 rule report:
@@ -91,9 +72,9 @@ rule report:
         sweep_path("report.log"),
     params:
         code=digest_of_code("report.py"),
-        template=data_digest(Path("scripts/diffsweep/show/report.html.j2").read_text(encoding="utf-8")),
+        template=template_digest(),
         results=subpath(input.summary, parent=True),
     message:
-        "report on {SWEEP}"
+        "report on the sweep"
     shell:
-        "{PYTHON} scripts/report.py --results {params.results:q} --out {output:q} 2> {log:q}"
+        "python scripts/report.py --results {params.results:q} --out {output:q} 2> {log:q}"

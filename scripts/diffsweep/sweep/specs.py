@@ -1,7 +1,7 @@
 """Plan -> spec: the one dict that tells a program what to do, and whose change makes Snakemake run it again.
 
 A spec holds what the result depends on and nothing else: adding a variant, or a prompt that a stage does not use,
-leaves the other specs as they were.
+leaves the other specs as they were. Time limits are not in it: they decide whether there is a result, not which.
 """
 
 from collections.abc import Mapping
@@ -36,7 +36,6 @@ def export_spec(plan: Mapping, model: str, source_digest: str, attempt: int = 0)
     return {
         "model": plan["models"][model],
         "source": source_digest,
-        "timeout_s": plan["limits"]["convert_s"],
         "attempt": attempt,
     }
 
@@ -52,7 +51,6 @@ def convert_spec(plan: Mapping, model: str, artifact: str, source_digest: str, a
         "request": {axis: baseline[axis] for axis in ("scheduler", "steps", "guidance")},
         "calibration": _suite(plan["conversion"]["prompts"]),
         "parity": plan["conversion"]["parity"][made["precision"]],
-        "timeout_s": plan["limits"]["convert_s"],
         "attempt": attempt,
     }
 
@@ -72,8 +70,6 @@ def benchmark_spec(plan: Mapping, model: str, target: str, variant: str, replica
         "replicate": replicate,
         "protocol": protocol,
         "prompts": _suite(plan["protocol"]["prompts"], plan["protocol"]["distinct_prompts"]),
-        "request_timeout_s": plan["limits"]["request_s"],
-        "timeout_s": plan["limits"]["replicate_s"],
         "attempt": attempt,
     }
 
@@ -88,7 +84,6 @@ def images_spec(plan: Mapping, model: str, target: str, variant: str, attempt: i
         "artifact": artifact_of(plan, ours, target),
         "suite": _suite(quality["prompts"], quality["images"]),
         **{key: quality[key] for key in ("images", "seed", "batch")},
-        "timeout_s": plan["limits"]["images_s"],
         "attempt": attempt,
     }
 
@@ -102,7 +97,6 @@ def score_spec(plan: Mapping, attempt: int = 0) -> dict:
         "bootstrap": quality["bootstrap"],
         "seed": quality["seed"],
         "margins": {"clip_score": quality["clip_margin"]},
-        "timeout_s": plan["limits"]["score_s"],
         "attempt": attempt,
     }
 
@@ -110,3 +104,14 @@ def score_spec(plan: Mapping, attempt: int = 0) -> dict:
 def _suite(path: str, used: int | None = None) -> dict:
     """A prompt suite as a spec names it; the digest covers the prompts that are used, the first `used`."""
     return {"path": path, "digest": data_digest(read_prompts(path)[:used])}
+
+
+def limits_of(plan: Mapping) -> dict[str, dict]:
+    """What each stage is told of time limits, beside its spec."""
+    limits = plan["limits"]
+    return {
+        "convert": {"timeout_s": limits["convert_s"]},
+        "benchmark": {"timeout_s": limits["replicate_s"], "request_timeout_s": limits["request_s"]},
+        "images": {"timeout_s": limits["images_s"]},
+        "score": {"timeout_s": limits["score_s"]},
+    }

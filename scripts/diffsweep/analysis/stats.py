@@ -1,0 +1,235 @@
+"""The statistics of a benchmark: pure functions on numbers, each with its source.
+
+Two kinds of interval, never mixed up:
+- `replicate_interval`, `speedup` and `ratio_interval` rest on the variation between replicates (fresh processes): they
+  cover what other starts of the servers on this machine would show on average.
+- `quantile_estimate` takes all requests as one sample: it covers the quantile of the requests to these processes.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import special  # scipy.stats has the same functions, and takes a second longer to import
+
+CONFIDENCE = 0.95
+
+# Half the requests lie within 10 % of each other, or something disturbs them (torch.utils.benchmark's two limits).
+SPREAD_WARNING = 0.10
+SPREAD_LOUD_WARNING = 0.25
+# hyperfine's OUTLIER_THRESHOLD, a modified z-score: 10 standard deviations, as 1.4826 x the median absolute deviation.
+OUTLIER_SCORE = 14.826
+# A/A noise below 1 % is not believed: METHOD.md's least threshold.
+LEAST_THRESHOLD = 0.01
+THRESHOLD_IN_NOISE_FLOORS = 2.0
+
+IMPROVED, REGRESSED, WITHIN_NOISE, CANNOT_TELL = "improved", "regressed", "within noise", "cannot tell"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its interval; `low` and `high` are None where the data does not give one."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def half_width(self) -> float | None:
+        return None if self.low is None or self.high is None else (self.high - self.low) / 2
+
+    def scaled(self, factor: float) -> "Estimate":
+        """The same in another unit; `factor` is positive."""
+        return Estimate(*(None if x is None else x * factor for x in (self.value, self.low, self.high)))
+
+
+# --- quantiles ------------------------------------------------------------------------------------------------------
+
+
+def quantile(values: Sequence[float], q: float) -> float:
+    """The `q` quantile, interpolated linearly (Hyndman and Fan 1996, type 7: the default of NumPy and R)."""
+    return float(np.quantile(np.asarray(values, float), q))
+
+
+def binomial_quantile(share: float, n: int, q: float) -> int:
+    """The least k with P(at most k of n) >= share, when each has probability q (scipy.stats.binom.ppf)."""
+    k = math.ceil(special.bdtrik(share, n, q))
+    return k - 1 if k > 0 and special.bdtr(k - 1, n, q) >= share else k
+
+
+def student_quantile(confidence: float, freedom: float) -> float:
+    """How many standard errors a two-sided interval spans to each side (Student's t)."""
+    return float(special.stdtrit(freedom, (1 + confidence) / 2))
+
+
+def quantile_ranks(n: int, q: float, confidence: float = CONFIDENCE) -> tuple[int, int] | None:
+    """Ranks (from 1) of the two order statistics that enclose the `q` quantile; None when `n` is too small.
+
+    Exact and free of assumptions about the distribution (David and Nagaraja 2003, Order Statistics, 7.1): the number of
+    observations below the quantile is binomial. Equal tails of at most (1 - confidence) / 2 on each side.
+    """
+    tail = (1 - confidence) / 2
+    low, high = binomial_quantile(tail, n, q), binomial_quantile(1 - tail, n, q) + 1
+    return (low, high) if low >= 1 and high <= n else None
+
+
+def minimum_sample(q: float, confidence: float = CONFIDENCE) -> int:
+    """The least sample with a two-sided 95 % interval of the `q` quantile: 6, 36, 72, 368 for P50, P90, P95, P99."""
+    return math.ceil(math.log((1 - confidence) / 2) / math.log(max(q, 1 - q)) - 1e-9)
+
+
+def quantile_estimate(values: Sequence[float], q: float, confidence: float = CONFIDENCE) -> Estimate | None:
+    """The `q` quantile with its interval; None below the minimum sample: a lucky P99 is not reported."""
+    ranks = quantile_ranks(len(values), q, confidence)
+    if ranks is None:
+        return None
+    ordered = np.sort(np.asarray(values, float))
+    return Estimate(quantile(ordered, q), float(ordered[ranks[0] - 1]), float(ordered[ranks[1] - 1]))
+
+
+def early_stopping_minimum(q: float, confidence: float = 0.99) -> int:
+    """How many requests MLPerf's early stopping needs before it reports a `q` quantile: 64, 130, 662 for P90, 95, 99.
+
+    MLPerf loadgen, early_stopping.cc: the least n of which one request may exceed the bound, so that the second-largest
+    latency is an upper bound of the quantile with the given confidence.
+    """
+    n = 2
+    while special.bdtr(1, n, 1 - q) > 1 - confidence:
+        n += 1
+    return n
+
+
+# --- between replicates ---------------------------------------------------------------------------------------------
+
+
+def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean, and standard deviation with n - 1 (None for a single value)."""
+    array = np.asarray(values, float)
+    return float(array.mean()), float(array.std(ddof=1)) if len(array) > 1 else None
+
+
+def replicate_interval(means: Sequence[float], confidence: float = CONFIDENCE) -> Estimate:
+    """The mean of one value per replicate, with Student's interval on R - 1 degrees of freedom.
+
+    A replicate's mean carries both the process's own deviation and what is left of the requests' noise, so the spread
+    of the means is the whole error, whatever drift or autocorrelation there is within a replicate. (For balanced data
+    this is the exact random-effects interval: Searle, Casella and McCulloch 1992, Variance Components, 3.4.) With one
+    replicate there is no interval. Narrower alternatives at R = 3 (pooled requests, bootstrap of the replicates, a
+    variance shared between variants) were simulated and cover too little: tests/benchmarks/interval_coverage.py.
+    """
+    mean, deviation = mean_and_deviation(means)
+    if deviation is None:
+        return Estimate(mean)
+    half = student_quantile(confidence, len(means) - 1) * deviation / math.sqrt(len(means))
+    return Estimate(mean, mean - half, mean + half)
+
+
+def speedup(log_ratios: Sequence[Sequence[float]], confidence: float = CONFIDENCE) -> Estimate:
+    """The speed-up from log(baseline / variant) per pair of blocks, one list of pairs per replicate.
+
+    The geometric mean over pairs within a replicate, then over replicates, each replicate weighing the same; the
+    interval comes from the variation between replicates, on the log scale (Kalibera and Jones 2013, 'Rigorous
+    benchmarking in reasonable time': the top level of repetition decides).
+    """
+    return exponential(replicate_interval([float(np.mean(pairs)) for pairs in log_ratios if len(pairs)], confidence))
+
+
+def exponential(estimate: Estimate) -> Estimate:
+    """An estimate of a logarithm as one of the quantity itself."""
+    low, high = estimate.low, estimate.high
+    return Estimate(
+        math.exp(estimate.value), None if low is None else math.exp(low), None if high is None else math.exp(high)
+    )
+
+
+def ratio_interval(ours: Sequence[float], theirs: Sequence[float], confidence: float = CONFIDENCE) -> Estimate | None:
+    """The ratio of two means that were not measured in pairs, from one positive value per replicate and side.
+
+    Welch's interval (1947, Biometrika 34) on the logs. None when a side is empty.
+    """
+    if not len(ours) or not len(theirs):
+        return None
+    a, b = np.log(np.asarray(ours, float)), np.log(np.asarray(theirs, float))
+    difference = float(a.mean() - b.mean())
+    if len(a) < 2 or len(b) < 2:
+        return Estimate(math.exp(difference))
+    va, vb = a.var(ddof=1) / len(a), b.var(ddof=1) / len(b)
+    if va + vb == 0:
+        return exponential(Estimate(difference, difference, difference))
+    freedom = (va + vb) ** 2 / (va**2 / (len(a) - 1) + vb**2 / (len(b) - 1))
+    half = student_quantile(confidence, freedom) * math.sqrt(va + vb)
+    return exponential(Estimate(difference, difference - half, difference + half))
+
+
+def replicates_needed(variation: float, width: float) -> int:
+    """How many replicates give a 95 % interval of +- `width`, for a coefficient of variation between replicates.
+
+    (1.96 CV / width)^2 of METHOD.md: the normal approximation, so a plan, not a promise; at least 2.
+    """
+    return max(2, math.ceil((1.96 * variation / width) ** 2 - 1e-9))
+
+
+# --- verdicts -------------------------------------------------------------------------------------------------------
+
+
+def noise_floor(aa: Estimate | None) -> float | None:
+    """Half the width of the A/A speed-up's interval, relative: 0.02 says that 2 % is within this machine's noise.
+
+    Measured on the log scale, so that a speed-up and its inverse are treated alike. None without an interval.
+    """
+    if aa is None or aa.low is None or aa.high is None:
+        return None
+    return math.expm1((math.log(aa.high) - math.log(aa.low)) / 2)
+
+
+def threshold(floor: float | None) -> float | None:
+    """The least change worth a verdict: max(1 %, twice the noise floor). None when the noise is unknown."""
+    return None if floor is None else max(LEAST_THRESHOLD, THRESHOLD_IN_NOISE_FLOORS * floor)
+
+
+def verdict(ratio: Estimate | None, limit: float | None) -> str:
+    """What may be claimed of a speed-up, given the threshold `limit` (criterion.rs has the four words).
+
+    improved: the whole interval lies above 1 + limit; regressed: it lies below 1 / (1 + limit); within noise: it lies
+    between the two; cannot tell: anything else, an interval or a noise floor that is missing included.
+    """
+    if ratio is None or ratio.low is None or ratio.high is None or limit is None:
+        return CANNOT_TELL
+    if ratio.low > 1 + limit:
+        return IMPROVED
+    if ratio.high < 1 / (1 + limit):
+        return REGRESSED
+    inside = ratio.low >= 1 / (1 + limit) and ratio.high <= 1 + limit
+    return WITHIN_NOISE if inside else CANNOT_TELL
+
+
+def is_different(aa: Estimate | None) -> bool:
+    """Does an A/A test see a difference where there is none? Then the host is unfit for comparisons.
+
+    Judged against the least threshold, not the one that follows from the test itself, which no A/A test can exceed.
+    """
+    return verdict(aa, LEAST_THRESHOLD) in (IMPROVED, REGRESSED)
+
+
+# --- steady state ---------------------------------------------------------------------------------------------------
+
+
+def outlier_scores(values: Sequence[float]) -> np.ndarray:
+    """Modified z-scores, deviation from the median over the median absolute deviation (Iglewicz and Hoaglin 1993)."""
+    array = np.asarray(values, float)
+    deviations = array - np.median(array)
+    spread = np.median(np.abs(deviations))
+    # More than half the values are equal: any other value is infinitely far away.
+    return deviations / spread if spread > 0 else np.where(deviations == 0, 0.0, np.copysign(np.inf, deviations))
+
+
+def first_is_outlier(values: Sequence[float]) -> bool:
+    """Is the first measured request far slower than the others? Then the warm-up was too short (hyperfine's test)."""
+    return len(values) >= 4 and bool(outlier_scores(values)[0] > OUTLIER_SCORE)
+
+
+def relative_spread(values: Sequence[float]) -> float:
+    """Interquartile range over median."""
+    lower, middle, upper = np.quantile(np.asarray(values, float), [0.25, 0.5, 0.75])
+    return float((upper - lower) / middle)

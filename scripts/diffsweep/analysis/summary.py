@@ -1,0 +1,245 @@
+"""Cells -> the summary: one row per model x target x variant (the contract is in DESIGN.md).
+
+An empty field means not measured; `reason` says why. Pure but for the records that `cells` has read.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from diffsweep.analysis import cost, latency, load, pareto, stats
+from diffsweep.analysis.cells import OK, Cell
+from diffsweep.analysis.columns import Row, estimate_in, fid_margin, put, quality_fields
+from diffsweep.analysis.stats import Estimate
+
+PARETO = {
+    "latency_fid": ("latency_e2e_p50_s", "fid"),
+    "cost_fid": ("usd_per_1000_images_on_demand", "fid"),
+    "latency_cost": ("latency_e2e_p50_s", "usd_per_1000_images_on_demand"),
+    "latency_cost_fid": ("latency_e2e_p50_s", "usd_per_1000_images_on_demand", "fid"),
+}
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What the cells of one model on one target are judged by: its baseline and its A/A test."""
+
+    aa: Estimate | None
+    noise_floor: float | None
+    threshold: float | None
+    host_unfit: str
+    images_per_s: Sequence[float]
+    fid_margin: float | None
+
+
+def summarise(plan: Mapping, cells: Sequence[Cell]) -> list[Row]:
+    """All rows, in the order of the cells."""
+    rows: list[Row] = []
+    for group in by_target(cells):
+        reference = reference_of(plan, group)
+        own = [row_of(plan, cell, reference) for cell in group]
+        mark_fronts(own)
+        rows += own
+    return rows
+
+
+def by_target(cells: Sequence[Cell]) -> Iterator[list[Cell]]:
+    """Cells of one model on one target, together."""
+    groups: dict[tuple[str, str], list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault((cell.model, cell.target), []).append(cell)
+    yield from groups.values()
+
+
+def reference_of(plan: Mapping, group: Sequence[Cell]) -> Reference:
+    """The A/A test of one model on one target, from the baseline's own job."""
+    baseline = next(cell for cell in group if cell.name == plan["baseline"])
+    aa = speedup_of(baseline)
+    floor = stats.noise_floor(aa)
+    level = load.sustained(load.levels_of([r.capacity for r in baseline.replicates]))
+    return Reference(
+        aa=aa,
+        noise_floor=floor,
+        threshold=stats.threshold(floor),
+        host_unfit=unfit_sentence(aa),
+        images_per_s=load.replicate_rates(level, [r.capacity for r in baseline.replicates]) if level else (),
+        fid_margin=fid_margin(estimate_in((baseline.quality or {}).get("fid"))),
+    )
+
+
+def unfit_sentence(aa: Estimate | None) -> str:
+    """Why this host cannot compare variants; empty when it can, or when nobody knows."""
+    if not stats.is_different(aa):
+        return ""
+    return (
+        f"A/A says different: two servers of the baseline differ by a factor of {aa.value:.3f} "
+        f"({aa.low:.3f} to {aa.high:.3f}) on this host, so no difference between variants can be trusted"
+    )
+
+
+def row_of(plan: Mapping, cell: Cell, reference: Reference) -> Row:
+    row = {
+        **identity_fields(plan, cell),
+        **latency_fields(cell),
+        **speedup_fields(plan, cell, reference),
+        **capacity_fields(plan, cell, reference),
+        **artifact_fields(cell),
+        **quality_fields(cell.quality or {}, reference.fid_margin),
+        **useful_fields(cell),
+    }
+    row["warnings"] = "; ".join(row.pop("latency_warnings") + row.pop("capacity_warnings"))
+    return row
+
+
+def identity_fields(plan: Mapping, cell: Cell) -> Row:
+    variant = cell.variant
+    return {
+        "model": cell.model,
+        "target": cell.target,
+        "variant": cell.name,
+        "parent": variant["parent"],
+        "change": variant["change"],
+        **{axis: variant[axis] for axis in ("engine", "precision", "compile", "scheduler", "steps", "guidance")},
+        "baseline": cell.name == plan["baseline"],
+        "status": cell.status,
+        "reason": cell.reason or None,
+    }
+
+
+# --- latency --------------------------------------------------------------------------------------------------------
+
+
+def latency_fields(cell: Cell) -> Row:
+    ours = [latency.measured(r.latency, "variant") for r in cell.replicates]
+    everything = [r for records in ours for r in records]
+    row: Row = {"replicates": len(cell.replicates), "requests": len(everything)}
+    for kind in latency.KINDS:
+        figures = latency.figures(ours, kind)
+        for name in ("mean", "p50", "p90", "p95", "p99"):
+            put(row, f"latency_{kind}_{name}_s", figures[name])
+        row[f"latency_{kind}_sd_s"], row[f"latency_{kind}_max_s"] = figures["sd"], figures["max"]
+    row["quantiles_withheld"] = latency.withheld_quantiles(len(everything)) or None
+    parts = latency.breakdown(everything)
+    for part in latency.PARTS:
+        mean, median = parts.get(part, (None, None))
+        row[f"clock_{part.removesuffix('_s')}_mean_s"] = mean
+        row[f"clock_{part.removesuffix('_s')}_p50_s"] = median
+    row["residual_share"] = latency.residual_share(everything)
+    row["warmup"] = max((r.notes.get("warmup", 0) for r in cell.replicates), default=None)
+    row["disturbed_blocks"] = sum(len(r.notes.get("disturbed_blocks", ())) for r in cell.replicates)
+    row["latency_warnings"] = latency.warnings([records for records in ours if records]) + disturbances(cell)
+    return row
+
+
+def disturbances(cell: Cell) -> list[str]:
+    blocks = {r.number: len(r.notes.get("disturbed_blocks", ())) for r in cell.replicates}
+    if not any(blocks.values()):
+        return []
+    return [f"the machine was not quiet during {sum(blocks.values())} blocks of requests"]
+
+
+def speedup_of(cell: Cell) -> Estimate | None:
+    """The speed-up over the baseline from this cell's own pairs; for the baseline's cell this is the A/A test."""
+    ratios = [latency.block_log_ratios(r.latency) for r in cell.replicates]
+    return stats.speedup(ratios) if any(ratios) else None
+
+
+def speedup_fields(plan: Mapping, cell: Cell, reference: Reference) -> Row:
+    row: Row = {}
+    ratio = speedup_of(cell)
+    put(row, "speedup", ratio)
+    verdict = stats.CANNOT_TELL if reference.host_unfit else stats.verdict(ratio, reference.threshold)
+    row["verdict"] = verdict if ratio is not None else None
+    row["noise_floor"], row["threshold"] = reference.noise_floor, reference.threshold
+    row["host_unfit"] = reference.host_unfit or None
+    return row
+
+
+# --- capacity and cost ----------------------------------------------------------------------------------------------
+
+
+def capacity_fields(plan: Mapping, cell: Cell, reference: Reference) -> Row:
+    records = [r.capacity for r in cell.replicates]
+    levels = load.levels_of(records)
+    level = load.sustained(levels)
+    rate = level.images_per_s if level else None
+    row: Row = {"sustained_clients": level.clients if level else None}
+    put(row, "images_per_s", rate)
+    put(row, "requests_per_s", level.requests_per_s if level else None)
+    # Not from pairs: the two throughputs were measured at different times, and the interval says so.
+    ratio = stats.ratio_interval(load.replicate_rates(level, records), reference.images_per_s) if level else None
+    put(row, "capacity_speedup", None if cell.name == plan["baseline"] else ratio)
+    price, refused = price_of(plan["targets"][cell.target])
+    for market in ("on_demand", "spot"):
+        per_hour = getattr(price, f"{market}_per_hour") if price else None
+        row[f"usd_per_hour_{market}"] = per_hour
+        put(row, f"usd_per_1000_images_{market}", cost.usd_per_1000_images(per_hour, rate))
+    invalid = [f"load by {each.clients:g} clients is not valid: {each.reason}" for each in levels if not each.valid]
+    row["capacity_warnings"] = invalid + load.warnings(level) + refused
+    return row
+
+
+def price_of(target: Mapping) -> tuple[cost.Price | None, list[str]]:
+    """The target's price, or why it was refused."""
+    try:
+        return cost.parse_price(target.get("price")), []
+    except cost.PriceRefused as refusal:
+        return None, [f"no cost: {refusal}"]
+
+
+# --- the artifact and its processes ---------------------------------------------------------------------------------
+
+
+def artifact_fields(cell: Cell) -> Row:
+    manifest = cell.manifest or {}
+    parity, census = manifest.get("parity") or {}, manifest.get("census") or {}
+    servers = [server for r in cell.replicates if (server := r.notes.get("servers", {}).get("variant"))]
+
+    def of_servers(key: str, choose) -> float | None:
+        return choose([s[key] for s in servers if s.get(key) is not None], default=None)
+
+    return {
+        "peak_memory_bytes": of_servers("peak_memory_bytes", max),
+        "artifact_bytes": manifest.get("artifact_bytes"),
+        "build_s": manifest.get("build_s"),
+        "build_peak_memory_bytes": manifest.get("peak_memory_bytes"),
+        "start_s": of_servers("start_s", max),
+        "first_image_s": of_servers("first_image_s", max),
+        "parity_denoiser_relative_error": parity.get("denoiser_relative_error"),
+        "parity_image_psnr_db": parity.get("image_psnr_db"),
+        "census": census.get("detail"),
+    }
+
+
+# --- the whole ------------------------------------------------------------------------------------------------------
+
+
+def useful_fields(cell: Cell) -> Row:
+    """Seconds spent in measured requests (both sides), load levels and making images: what a sweep's time is for."""
+    requests_s = sum(
+        record.e2e_s
+        for replicate in cell.replicates
+        for role in ("variant", "baseline")
+        for record in latency.measured(replicate.latency, role)
+    )
+    levels_s = 0.0
+    for replicate in cell.replicates:
+        for clients in {r.level for r in replicate.capacity}:
+            levels_s += load.elapsed_s([r for r in replicate.capacity if r.level == clients])
+    images_s = (cell.images or {}).get("seconds") or 0.0
+    parts = {"useful_requests_s": requests_s, "useful_levels_s": levels_s, "useful_images_s": images_s}
+    return {**parts, "useful_s": sum(parts.values())}
+
+
+def mark_fronts(rows: Sequence[Row]) -> None:
+    """Add to each row whether it is on the fronts, and whether another one surely beats it. Only ok rows compete."""
+    for name, objectives in PARETO.items():
+        points = [[row[o] if row["status"] == OK else None for o in objectives] for row in rows]
+        intervals = [
+            [(row[f"{o}_low"], row[f"{o}_high"]) if row["status"] == OK else (None, None) for o in objectives]
+            for row in rows
+        ]
+        fronts, beaten = pareto.front(points), pareto.surely_dominated(intervals)
+        for row, on_front, is_beaten, point in zip(rows, fronts, beaten, points, strict=True):
+            competes = pareto.whole(point)
+            row[f"pareto_{name}"] = on_front if competes else None
+            row[f"beaten_{name}"] = is_beaten if competes else None

@@ -1,0 +1,44 @@
+"""Import diffusers quietly, and without optional packages that no engine reaches through it."""
+
+import functools
+import sys
+import types
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# Packages that transformers and diffusers load where they happen to be installed, for features that nobody uses here.
+# Each costs start time (together about 1 s) and would differ between environments. An engine that needs one (torchao
+# for int8) imports it by itself.
+PROBED = ("torchao", "sklearn", "scipy", "pandas")
+
+
+@contextmanager
+def hidden(names: tuple[str, ...]) -> Iterator[None]:
+    """Let the packages `names` look as if they were not installed; those already loaded stay visible.
+
+    None in sys.modules is importlib's documented way: an import raises ModuleNotFoundError, find_spec returns None.
+    """
+    concealed = [name for name in names if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(concealed))
+    try:
+        yield
+    finally:
+        for name in concealed:
+            del sys.modules[name]
+
+
+@functools.cache
+def import_diffusers() -> types.ModuleType:
+    """The module `diffusers`, with StableDiffusionPipeline and its transformers classes loaded.
+
+    Call it before anything else imports diffusers or transformers.
+    """
+    with hidden(PROBED):
+        import diffusers
+        import transformers
+
+        for library in (diffusers, transformers):
+            library.utils.logging.set_verbosity_error()
+            library.utils.logging.disable_progress_bar()
+        _ = diffusers.StableDiffusionPipeline, transformers.CLIPTextModel  # both libraries load on first use
+    return diffusers

@@ -1,0 +1,134 @@
+"""Stand-ins for the networks of a StableDiffusionPipeline, so that diffusers' own loop runs on another runtime.
+
+A stand-in holds a component's configuration and a `Network`: whatever maps named torch tensors to one torch tensor.
+Loop, scheduler, tokenizer and random latents stay diffusers' own, and no torch weight of a component is loaded.
+"""
+
+import inspect
+import shutil
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Generic, TypeVar
+
+import torch
+
+from diffsweep.engines.imports import import_diffusers
+from diffsweep.sweep.files import read_json
+from diffsweep.sweep.outcomes import Unsupported
+
+COMPONENTS = ("text_encoder", "unet", "vae_decoder")
+
+Network = Callable[..., torch.Tensor]  # takes tensors by the names of the graph's inputs
+Prepared = TypeVar("Prepared")
+
+
+class PerShape(Generic[Prepared]):
+    """What was prepared for the shapes of one call (buffers, compiled code), kept for the next call with the same.
+
+    Only the shapes used last are kept: a server sees one or two, image generation two (the last batch is smaller).
+    """
+
+    def __init__(self, prepare: Callable[[dict], Prepared], kept: int = 3):
+        self._prepare, self._kept = prepare, kept
+        self._entries: OrderedDict[tuple, Prepared] = OrderedDict()
+
+    def get(self, inputs: dict[str, torch.Tensor]) -> Prepared:
+        shapes = tuple(tensor.shape for tensor in inputs.values())
+        if shapes not in self._entries:
+            while len(self._entries) >= self._kept:
+                self._entries.popitem(last=False)
+            self._entries[shapes] = self._prepare(inputs)
+        self._entries.move_to_end(shapes)
+        return self._entries[shapes]
+
+
+class _StandIn:
+    """What a diffusers pipeline asks of any of its networks."""
+
+    def __init__(self, config: Any, network: Network):
+        self.config, self.network = config, network
+        self.device, self.dtype = torch.device("cpu"), torch.float32
+
+
+class Denoiser(_StandIn):
+    """Stands for a UNet2DConditionModel. Inputs are (2 B, C, h, w), the two halves of guidance in one call."""
+
+    def __call__(self, sample, timestep, encoder_hidden_states, return_dict=False, **unused):
+        refuse(unused)
+        return (self.network(sample=sample, timestep=timestep, encoder_hidden_states=encoder_hidden_states),)
+
+
+class Decoder(_StandIn):
+    """Stands for an AutoencoderKL of which only the decoder is needed: (B, C, h, w) -> (B, 3, H, W), about -1 to 1."""
+
+    def decode(self, latents, return_dict=False, generator=None):
+        return (self.network(latent_sample=latents),)
+
+
+class TextEncoder(_StandIn):
+    """Stands for a CLIPTextModel: token ids (B, T) -> hidden states (B, T, d)."""
+
+    def __call__(self, input_ids, **unused):
+        refuse(unused)
+        return (self.network(input_ids=input_ids),)
+
+
+def refuse(arguments: dict[str, Any]) -> None:
+    """An argument that the exported graph has no input for must not be dropped silently."""
+    given = sorted(name for name, value in arguments.items() if value is not None)
+    if given:
+        raise NotImplementedError(f"the exported ONNX has no input for {', '.join(given)}")
+
+
+def read_config(folder: Path, component_class: type) -> SimpleNamespace:
+    """The configuration of a diffusers component, with its keys as attributes.
+
+    Older models do not write every key; what is missing has the default of the class's constructor.
+    """
+    parameters = inspect.signature(component_class.__init__).parameters.values()
+    defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+    return SimpleNamespace(**{**defaults, **read_json(folder / "config.json")})
+
+
+def refuse_unsupported(engine: str, artifact: dict, precisions: Iterable[str]) -> None:
+    """Raise Unsupported for a device or a precision that an engine does not offer."""
+    if artifact["device"] != "cpu":
+        raise Unsupported(f"engine {engine} runs on the CPU so far, not on {artifact['device']}")
+    if artifact["precision"] not in precisions:
+        raise Unsupported(f"engine {engine} has no {artifact['precision']} on the CPU, only {', '.join(precisions)}")
+
+
+def copy_components(onnx: Path, out: Path) -> None:
+    """Copy each component's ONNX file, and the weights beside it where it is too large to hold them, into `out`."""
+    for name in COMPONENTS:
+        shutil.copytree(onnx / name, out / name)
+
+
+def latent_size(config: Any) -> tuple[int, int]:
+    """(height, width) of the latents that a denoiser was trained on."""
+    size = config.sample_size
+    return (size, size) if isinstance(size, int) else tuple(size)
+
+
+def assemble(source: Path, networks: dict[str, Network]) -> Any:
+    """The StableDiffusionPipeline of the model folder `source`, running `networks` (one for each of COMPONENTS)."""
+    diffusers = import_diffusers()
+    from transformers import CLIPTextConfig, CLIPTokenizer
+
+    index = read_json(source / "model_index.json")
+    scheduler_class = getattr(diffusers, index["scheduler"][1])
+    vae = read_config(source / "vae", diffusers.AutoencoderKL)
+    unet = read_config(source / "unet", diffusers.UNet2DConditionModel)
+    text_encoder = CLIPTextConfig.from_pretrained(source / "text_encoder")
+    return diffusers.StableDiffusionPipeline(
+        vae=Decoder(vae, networks["vae_decoder"]),
+        text_encoder=TextEncoder(text_encoder, networks["text_encoder"]),
+        tokenizer=CLIPTokenizer.from_pretrained(source / "tokenizer"),
+        unet=Denoiser(unet, networks["unet"]),
+        scheduler=scheduler_class.from_pretrained(source / "scheduler"),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )

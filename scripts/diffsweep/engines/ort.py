@@ -1,0 +1,210 @@
+"""Engine `onnxruntime`: the exported components in ONNX Runtime sessions on the CPU; fp32, or int8 (denoiser only)."""
+
+import dataclasses
+import json
+import os
+import tempfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+
+from diffsweep.engines.census import Census, count_dtypes, dtype_name, judge
+from diffsweep.engines.denoiser_inputs import Inputs, calibration_inputs, one_call
+from diffsweep.engines.onnx_components import COMPONENTS, PerShape, assemble, copy_components, refuse_unsupported
+
+PRECISIONS = ("fp32", "int8")  # the CPU provider has hardly any kernels in half precision
+PROVIDER = "CPUExecutionProvider"
+ARRAY_TYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64}
+COMPUTE = ("Conv", "MatMul", "Gemm", "Attention")  # how the names of operators that carry the work end, or begin
+
+
+def convert(source: Path, onnx: Path, out: Path, artifact: dict, calibration: list[str]) -> None:
+    """Write the components' ONNX files into `out`, for int8 with a quantised denoiser."""
+    refuse_unsupported("onnxruntime", artifact, PRECISIONS)
+    copy_components(onnx, out)
+    if artifact["precision"] == "int8":
+        inputs = calibration_inputs(load(source, onnx, artifact), calibration)
+        quantise(onnx / "unet" / "model.onnx", out / "unet", inputs)
+
+
+def load(source: Path, artifact_dir: Path, artifact: dict) -> Any:
+    """The pipeline of the model `source`, running the ONNX files of `artifact_dir`."""
+    options = session_options(artifact["threads"])
+    files = {name: model_file(artifact_dir, name) for name in COMPONENTS}
+    return assemble(source, {name: SessionNetwork(open_session(file, options)) for name, file in files.items()})
+
+
+def census(pipeline: Any, artifact_dir: Path, artifact: dict) -> Census:
+    """What one denoiser call of batch 1 with guidance executes, by ONNX Runtime's own profiler."""
+    events = profile(model_file(artifact_dir, "unet"), artifact["threads"], one_call(pipeline))
+    compute = [event["args"] for event in events if is_compute(event["args"]["op_name"])]
+    found = judge(
+        artifact,
+        weights=count_weights([model_file(artifact_dir, name) for name in COMPONENTS]),
+        operators=count_dtypes(first_input_type(arguments) for arguments in compute),
+        providers=sorted({event["args"]["provider"] for event in events}),
+        expected_provider=PROVIDER,
+    )
+    kinds = Counter(f"{arguments['op_name']} {dtype_name(first_input_type(arguments))}" for arguments in compute)
+    listed = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+    detail = f"{found.detail}: {listed}"
+    if artifact["precision"] == "int8":
+        detail += "; text encoder and VAE decoder stay fp32"
+    return dataclasses.replace(found, detail=detail)
+
+
+# --- running --------------------------------------------------------------------------------------------------------
+
+
+def model_file(artifact_dir: Path, component: str) -> Path:
+    return artifact_dir / component / "model.onnx"
+
+
+def session_options(threads: int) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # errors
+    return options
+
+
+def open_session(file: Path, options: Any) -> Any:
+    return onnxruntime.InferenceSession(file, options, providers=[PROVIDER])
+
+
+@dataclass(frozen=True)
+class Bound:
+    """Buffers for one set of shapes, and the binding that ties a session to them."""
+
+    inputs: dict[str, np.ndarray]
+    output: np.ndarray
+    binding: Any
+
+
+class SessionNetwork:
+    """An ONNX Runtime session as a `Network`; its buffers are bound once for each set of shapes.
+
+    Inputs are copied into their buffers (32 KB and 2 us for the reference model's denoiser), which also casts the
+    integer timestep. The output is copied out, since a multistep scheduler may keep what it is given.
+    """
+
+    def __init__(self, session: Any):
+        self.session = session
+        self._types = {i.name: ARRAY_TYPES[i.type] for i in session.get_inputs()}
+        self._output = session.get_outputs()[0].name
+        self._bound = PerShape(self._bind)
+
+    def __call__(self, **inputs: torch.Tensor) -> torch.Tensor:
+        bound = self._bound.get(inputs)
+        for name, value in inputs.items():
+            np.copyto(bound.inputs[name], value.numpy())
+        self.session.run_with_iobinding(bound.binding)
+        return torch.from_numpy(bound.output.copy())
+
+    def _bind(self, inputs: dict[str, torch.Tensor]) -> Bound:
+        buffers = {name: value.numpy().astype(self._types[name]) for name, value in inputs.items()}
+        output = self.session.run([self._output], buffers)[0]  # the first run says how large the output is
+        binding = self.session.io_binding()
+        for name, buffer in buffers.items():
+            binding.bind_input(name, "cpu", 0, buffer.dtype, buffer.shape, buffer.ctypes.data)
+        binding.bind_output(self._output, "cpu", 0, output.dtype, output.shape, output.ctypes.data)
+        return Bound(buffers, output, binding)
+
+
+# --- int8 -----------------------------------------------------------------------------------------------------------
+
+
+class Samples:
+    """Recorded inputs, handed out one by one (the protocol of onnxruntime.quantization.CalibrationDataReader)."""
+
+    def __init__(self, inputs: list[Inputs]):
+        self._left = iter(inputs)
+
+    def get_next(self) -> Inputs | None:
+        return next(self._left, None)
+
+
+# Parts of the denoiser that stay fp32 (names are module paths). In and out: the latents and the predicted noise of the
+# last steps need more than 8 bits (relative error of a call there 0.24 with them in int8, 0.09 without). The time
+# embedding and its projections: two rows a call, nothing to gain.
+KEPT = ("/conv_in/", "/conv_out/", "/time_emb")
+
+
+def quantise(original: Path, folder: Path, inputs: list[Inputs]) -> None:
+    """Replace the denoiser in `folder` by one with int8 convolutions and linear layers, calibrated on `inputs`.
+
+    Products of two activations, inside attention, stay fp32: in int8 the call took longer, and was no more exact.
+    Compared on the reference model (relative error of calls, PSNR of images): weights by channel are better than by
+    tensor; minimum and maximum are as good as entropy and better than percentiles, and need no histograms in memory;
+    the operators of ONNX Runtime (QOperator) are better and faster than Q/DQ pairs, which it fuses at load.
+    """
+    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+        prepared, quantised = Path(temporary) / "prepared.onnx", Path(temporary) / "model.onnx"
+        # Symbolic shape inference gives up on this graph ("Incomplete symbolic shape inference"); ONNX's own is enough.
+        quant_pre_process(original, prepared, skip_symbolic_shape=True)
+        quantize_static(
+            prepared,
+            quantised,
+            Samples(inputs),
+            quant_format=QuantFormat.QOperator,
+            op_types_to_quantize=["Conv", "MatMul", "Gemm"],
+            nodes_to_exclude=[name for name in node_names(prepared) if any(part in name for part in KEPT)],
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            calibrate_method=CalibrationMethod.MinMax,
+            extra_options={"MatMulConstBOnly": True},
+        )
+        os.replace(quantised, folder / "model.onnx")
+
+
+def node_names(file: Path) -> list[str]:
+    import onnx
+
+    return [node.name for node in onnx.load(file, load_external_data=False).graph.node]
+
+
+# --- census ---------------------------------------------------------------------------------------------------------
+
+
+def profile(file: Path, threads: int, inputs: Inputs) -> list[dict]:
+    """The kernels that one call executes, as events of ONNX Runtime's profiler."""
+    with tempfile.TemporaryDirectory() as folder:
+        options = session_options(threads)
+        options.enable_profiling = True
+        options.profile_file_prefix = str(Path(folder) / "profile")
+        session = open_session(file, options)
+        session.run(None, inputs)
+        events = json.loads(Path(session.end_profiling()).read_text())
+    return [event for event in events if event["cat"] == "Node" and event["name"].endswith("_kernel_time")]
+
+
+def is_compute(operator: str) -> bool:
+    """Whether an operator is a convolution, a matrix product or attention, quantised and fused ones included."""
+    return any(word in operator for word in COMPUTE)
+
+
+def first_input_type(arguments: dict) -> str:
+    """The dtype in which an executed operator takes its activations; the profiler lists one {dtype: shape} an input."""
+    return next(iter(arguments["input_type_shape"][0]))
+
+
+def count_weights(files: list[Path]) -> dict[str, int]:
+    """Parameters by dtype; 64-bit integers are left out, since they are shapes and not weights."""
+    import onnx
+
+    counts: Counter[str] = Counter()
+    for file in files:
+        for tensor in onnx.load(file, load_external_data=False).graph.initializer:
+            name = dtype_name(onnx.TensorProto.DataType.Name(tensor.data_type))
+            if name != "int64":
+                counts[name] += int(np.prod(tensor.dims))
+    return dict(counts.most_common())

@@ -1,0 +1,45 @@
+"""A process that outlives a measurement by a moment, to end whatever the measurement has left.
+
+Servers ask the kernel to die with their parent, but what a server itself has started (compiler workers) does not. The
+keeper is told of every server's process group; it sleeps in a read, which ends when the last process that could
+measure is gone, however it went, SIGKILL included.
+"""
+
+import os
+import signal
+from contextlib import suppress
+
+
+class Keeper:
+    """Start it before anything else is started, from a process without threads."""
+
+    def __init__(self) -> None:
+        read_end, self._write_end = os.pipe()
+        if os.fork() == 0:
+            os.close(self._write_end)
+            _keep(read_end)
+        os.close(read_end)
+
+    def watch(self, group: int) -> None:
+        os.write(self._write_end, f"+{group}\n".encode())
+
+    def forget(self, group: int) -> None:
+        """The group is empty: its number may soon be another's."""
+        os.write(self._write_end, f"-{group}\n".encode())
+
+    def close(self) -> None:
+        """Let go. The keeper ends with the last process that holds its pipe; nobody needs to wait for it."""
+        os.close(self._write_end)
+
+
+def _keep(read_end: int) -> None:
+    os.setsid()  # out of the reach of Ctrl-C at the terminal
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    groups: set[int] = set()
+    with open(read_end, encoding="ascii") as lines:
+        for line in lines:
+            (groups.add if line[0] == "+" else groups.discard)(int(line[1:]))
+    for group in groups:
+        with suppress(ProcessLookupError):  # nobody left in it
+            os.killpg(group, signal.SIGKILL)
+    os._exit(0)

@@ -1,0 +1,159 @@
+"""Raw measurements: one request a line of JSON, appended and never edited (the contract is in DESIGN.md).
+
+All times are seconds. A field that does not apply is null; fields that a reader does not know are left aside, so that
+later versions can add some.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin
+
+SCHEMA = 1
+
+
+class CorruptRecords(ValueError):
+    """A record file that must not be used; the message names the file, the line and what is wrong there."""
+
+
+@dataclass(frozen=True)
+class LatencyRecord:
+    """One request of the paired measurement (METHOD.md, "Clocks").
+
+    role: "variant" or "baseline"; block: 0 for warm-up, then 1, 2, ...; order: the request's place in the replicate;
+    status: "ok" or "error"; error: its kind. e2e_s is the client's, from before the request is sent until its last
+    byte is there. e2e_s = queue_s + prompt_encode_s + sum(step_s) + decode_s + image_encode_s + transfer_s
+    + residual_s: transfer_s is what passes outside of the server's handler, residual_s what nothing else accounts for.
+    """
+
+    schema: int
+    run: str
+    model: str
+    target: str
+    variant: str
+    role: str
+    replicate: int
+    block: int
+    order: int
+    prompt_id: str
+    seed: int
+    warmup: bool
+    status: str
+    error: str | None
+    sent_unix_s: float
+    e2e_s: float | None
+    queue_s: float | None
+    prompt_encode_s: float | None
+    step_s: list[float] | None
+    decode_s: float | None
+    image_encode_s: float | None
+    residual_s: float | None
+    transfer_s: float | None
+    first_byte_s: float | None
+
+
+@dataclass(frozen=True)
+class CapacityRecord:
+    """One request under load. scenario: "steps" (closed loop) or "arrivals" (open loop); level: clients or requests/s.
+
+    sent_s and done_s count from the start of the level; scheduled_s is null in a closed loop, where nothing is
+    scheduled. steady: completed inside the window that throughput is taken from. images: how many came back.
+    """
+
+    schema: int
+    run: str
+    model: str
+    target: str
+    variant: str
+    scenario: str
+    level: float
+    scheduled_s: float | None
+    sent_s: float
+    done_s: float
+    status: str
+    error: str | None
+    images: int
+    replicate: int
+    client: int
+    steady: bool
+
+
+Record = TypeVar("Record", LatencyRecord, CapacityRecord)
+
+
+class RecordWriter:
+    """Appends records to a file; each is in the kernel's hands when `append` returns, so a killed job keeps it."""
+
+    def __init__(self, path: Path | str):
+        self._file = open(path, "ab", buffering=0)  # noqa: SIM115  closed by the context manager
+
+    def append(self, record: LatencyRecord | CapacityRecord) -> None:
+        self._file.write(json.dumps(asdict(record), allow_nan=False).encode() + b"\n")
+
+    def __enter__(self) -> "RecordWriter":
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._file.close()
+
+
+def read_latency(path: Path | str) -> list[LatencyRecord]:
+    """All records of a latency.jsonl. Raises CorruptRecords, and FileNotFoundError."""
+    return list(_read(path, LatencyRecord))
+
+
+def read_capacity(path: Path | str) -> list[CapacityRecord]:
+    """All records of a capacity.jsonl. Raises CorruptRecords, and FileNotFoundError."""
+    return list(_read(path, CapacityRecord))
+
+
+def _read(path: Path | str, kind: type[Record]) -> Iterator[Record]:
+    checks = {field.name: _check_of(field.type) for field in fields(kind)}
+    with open(path, "rb") as handle:
+        for number, line in enumerate(handle, start=1):
+            try:
+                yield _parse(line, kind, checks)
+            except ValueError as error:
+                raise CorruptRecords(f"{path}:{number}: {error}") from None
+
+
+def _parse(line: bytes, kind: type[Record], checks: dict) -> Record:
+    if not line.endswith(b"\n"):
+        raise ValueError("the last record is cut off (no end of line)")
+    try:
+        document = json.loads(line, parse_constant=_refuse_constant)
+    except UnicodeDecodeError:
+        raise ValueError("not UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not a record: {error.msg} at character {error.pos + 1}") from None
+    if not isinstance(document, dict):
+        raise ValueError("not a record: not a JSON object")
+    if document.get("schema") != SCHEMA:
+        raise ValueError(f"schema is {document.get('schema')!r}; this version reads schema {SCHEMA}")
+    for name, check in checks.items():
+        if name not in document:
+            raise ValueError(f"{name} is missing")
+        if not check(document[name]):
+            raise ValueError(f"{name} is {str(document[name])[:40]!r}, which it cannot be")
+    return kind(**{name: document[name] for name in checks})
+
+
+def _refuse_constant(word: str) -> None:
+    raise ValueError(f"{word} is not a measurement")
+
+
+def _check_of(kind: Any):
+    """value -> bool: whether a JSON value fits a field's type."""
+    if get_origin(kind) in (UnionType, Union):
+        checks = [_check_of(option) for option in get_args(kind)]
+        return lambda value: any(check(value) for check in checks)
+    if get_origin(kind) is list:
+        check = _check_of(get_args(kind)[0])
+        return lambda value: isinstance(value, list) and all(check(item) for item in value)
+    if kind is NoneType:
+        return lambda value: value is None
+    if kind is float:
+        return lambda value: type(value) in (float, int)
+    return lambda value: type(value) is kind  # type, not isinstance: True is no int here

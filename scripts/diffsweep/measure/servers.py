@@ -1,0 +1,161 @@
+"""Server processes: started through scripts/in_env, ready, gone. None outlives its parent, whatever ends that.
+
+A server leads a process group of its own, so that Ctrl-C at the terminal reaches us and not it, and so that whatever
+it starts ends with it. The kernel kills it when the process that started it dies; the keeper (keeper.py) ends the rest.
+"""
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from diffsweep.measure import monitor
+from diffsweep.measure.keeper import Keeper
+from diffsweep.sweep.files import read_json
+from diffsweep.sweep.outcomes import Failed, Unsupported, describe_exit, die_with_parent
+
+PROJECT = Path(__file__).resolve().parents[3]
+IN_ENV = PROJECT / "scripts" / "in_env"
+READY_POLL_S = 0.02  # only while servers start; an `exists` takes microseconds
+ENDING_S = 1.0
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How a server is started. name: for messages, "variant" or "baseline"."""
+
+    name: str
+    environment: str
+    program: Path
+    spec: Mapping
+    artifact: Path
+
+
+@dataclass
+class Server:
+    """A started server. `ready`: what it wrote into its ready file; `processes`: it and what it started."""
+
+    launch: Launch
+    process: subprocess.Popen
+    ready_file: Path
+    spawned_unix_s: float
+    start_s: float | None = None
+    ready: Mapping | None = None
+
+    @property
+    def name(self) -> str:
+        return self.launch.name
+
+    @property
+    def processes(self) -> list[int]:
+        return monitor.group_members(self.process.pid)
+
+    def check(self) -> None:
+        """Raise Failed when the process has ended."""
+        exit_code = self.process.poll()
+        if exit_code is not None:
+            raise Failed(f"the {self.name}'s server {describe_exit(exit_code)}")
+
+    def check_soon(self) -> None:
+        """The same, giving a process that is just ending the time to end."""
+        try:
+            self.process.wait(timeout=ENDING_S)
+        except subprocess.TimeoutExpired:
+            return
+        self.check()
+
+
+def build_environments(names: Sequence[str]) -> None:
+    """Have the environments built before a clock or a time limit runs. Raises CalledProcessError."""
+    commands = [[sys.executable, str(IN_ENV), name, "true"] for name in sorted(set(names))]
+    building = [subprocess.Popen(command, stdin=subprocess.DEVNULL) for command in commands]
+    for command, process in zip(commands, building, strict=True):
+        if process.wait():
+            raise subprocess.CalledProcessError(process.returncode, command)
+
+
+def start(launch: Launch, folder: Path, keeper: Keeper) -> Server:
+    """Start a server; its ready file and its own temporary files will lie in `folder`, which the caller removes,
+    since a server is killed and cleans up nothing. Its output goes to our stderr, the log.
+
+    Call it from a thread that lives as long as the server shall: the kernel's parent is the thread.
+    """
+    ready_file = folder / f"{launch.name}.ready.json"
+    command = [sys.executable, str(IN_ENV), launch.environment, "python", str(launch.program)]
+    options = ["--spec", json.dumps(launch.spec), "--artifact", str(launch.artifact)]
+    spawned_unix_s = time.time()
+    process = subprocess.Popen(
+        [*command, *options, "--port", "0", "--ready", str(ready_file)],
+        env=_environ(folder),
+        stdin=subprocess.DEVNULL,
+        stdout=sys.stderr,
+        process_group=0,
+        preexec_fn=_before_exec(os.getpid()),
+    )
+    keeper.watch(process.pid)
+    return Server(launch, process, ready_file, spawned_unix_s)
+
+
+def _environ(folder: Path) -> dict[str, str]:
+    # Modules are compiled once per environment, whatever the user prefers elsewhere: it is 6 of 10 s of a start.
+    kept = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    return {**kept, "TMPDIR": str(folder)}
+
+
+def _before_exec(parent: int):
+    def prepare() -> None:
+        die_with_parent()
+        if os.getppid() != parent:  # it died before the line above
+            os._exit(1)
+        # When memory runs out, let the kernel take the server and not the workflow (proc(5): up to 1000).
+        Path("/proc/self/oom_score_adj").write_text("800", encoding="ascii")
+
+    return prepare
+
+
+def wait_until_ready(servers: Sequence[Server]) -> Iterator[Server]:
+    """Yield each server as it gets ready. Raises Failed or Unsupported, as soon as one of them says so or ends."""
+    waiting = list(servers)
+    poll = select.poll()
+    descriptors = {os.pidfd_open(server.process.pid): server for server in servers}
+    try:
+        for descriptor in descriptors:
+            poll.register(descriptor, select.POLLIN)
+        while waiting:
+            ended = poll.poll(READY_POLL_S * 1000)
+            for server in [s for s in waiting if s.ready_file.exists()]:
+                _note_ready(server)
+                waiting.remove(server)
+                yield server
+            for descriptor, _ in ended:
+                descriptors[descriptor].check()
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def _note_ready(server: Server) -> None:
+    # By the file's own time: it may have waited while the other server's first image was made.
+    server.start_s = server.ready_file.stat().st_mtime - server.spawned_unix_s
+    server.ready = read_json(server.ready_file)
+    problem = server.ready.get("problem")
+    if problem is not None:
+        kind = Unsupported if server.ready.get("status") == "unsupported" else Failed
+        raise kind(f"the {server.name}'s server could not load its artifact: {problem}")
+
+
+def stop(servers: Sequence[Server], keeper: Keeper) -> None:
+    """End servers at once; they hold nothing that would have to be saved."""
+    for server in servers:
+        with suppress(ProcessLookupError):  # it ended by itself
+            os.killpg(server.process.pid, signal.SIGKILL)
+    for server in servers:
+        server.process.wait()
+        keeper.forget(server.process.pid)

@@ -1,0 +1,197 @@
+"""What the data say, in sentences chosen by rule: the same table always gives the same answer.
+
+A row is one line of summary (DESIGN.md) as a mapping; what was not measured is None or NaN. Nothing is claimed
+that an interval does not carry: where it does not, the sentence says "cannot tell".
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from diffsweep.show import words
+
+Row = Mapping[str, Any]
+
+EQUIVALENT = ("equivalent", "better")
+
+
+@dataclass(frozen=True)
+class Pick:
+    """One part of the answer: what was asked for, which variant it is (None: none, or cannot tell), and why."""
+
+    question: str
+    variant: str | None
+    figure: str
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """headline: the answer as a heading; sentences: what stands below it; picks: one per question."""
+
+    headline: str
+    sentences: tuple[str, ...]
+    picks: tuple[Pick, ...]
+
+
+def is_baseline(row: Row) -> bool:
+    return words.missing(row.get("parent"))
+
+
+def is_ok(row: Row) -> bool:
+    return row.get("status") == "ok"
+
+
+def is_equivalent(row: Row) -> bool:
+    return is_ok(row) and row.get("quality_verdict") in EQUIVALENT
+
+
+def is_faster(row: Row) -> bool:
+    return is_ok(row) and not is_baseline(row) and row.get("verdict") == "improved"
+
+
+def speedup_words(row: Row) -> str:
+    """ "1.52× (1.49 to 1.55)" """
+    return words.with_interval(row["speedup"], row["speedup_low"], row["speedup_high"], words.factor)
+
+
+def answer(rows: Sequence[Row], unfit: str | None = None) -> Answer:
+    """The answer for one model on one target. unfit: why this host cannot be trusted, if it cannot."""
+    baseline = next((row for row in rows if is_baseline(row)), None)
+    compared = [row for row in rows if is_ok(row) and not is_baseline(row) and not words.missing(row.get("speedup"))]
+    if baseline is None or not is_ok(baseline):
+        reason = (baseline or {}).get("reason") or "it was not measured"
+        return Answer("No answer: the baseline itself has no result", (f"The baseline: {reason}.",), ())
+    if unfit:
+        return Answer("Cannot tell: this host measures differences where there are none", (), ())
+    if not compared:
+        others = [row for row in rows if not is_baseline(row)]
+        why = "none of the other variants has a result; see the failures" if others else "it is the only variant"
+        return Answer(f"Nothing to compare: {baseline['variant']} was measured, but {why}", (), ())
+    picks = (fastest(rows, baseline), cheapest(rows, baseline), most_faithful(rows, baseline))
+    return Answer(_headline(picks[0], rows, baseline), _sentences(rows, baseline), picks)
+
+
+def _headline(pick: Pick, rows: Sequence[Row], baseline: Row) -> str:
+    if pick.variant is None:
+        return f"Keep {baseline['variant']}: no variant is shown to be faster at equivalent quality"
+    best = next(row for row in rows if row["variant"] == pick.variant)
+    faster = words.factor(best["speedup"])
+    return f"Deploy {pick.variant}: {faster} as fast as {baseline['variant']}, at {best['quality_verdict']} quality"
+
+
+def fastest(rows: Sequence[Row], baseline: Row) -> Pick:
+    """The highest speed-up among the variants that are surely faster and whose quality is shown to be equivalent."""
+    question = "Fastest at equivalent quality"
+    faster = [row for row in rows if is_faster(row)]
+    able = sorted((r for r in faster if is_equivalent(r)), key=lambda r: -r["speedup"])
+    if able:
+        best = able[0]
+        rivals = [r["variant"] for r in able[1:] if _reaches(r, best)]
+        sentence = (
+            f"{words.seconds(best['latency_e2e_p50_s'])} at the median, where {baseline['variant']} takes "
+            f"{words.seconds(baseline['latency_e2e_p50_s'])}; {quality_words(best)}"
+        )
+        if rivals:
+            sentence += f". Cannot be told from it in speed: {words.listing(rivals)}"
+        return Pick(question, best["variant"], speedup_words(best), sentence + ".")
+    if not faster:
+        return Pick(question, None, "none", "No variant is surely faster than the baseline.")
+    best = max(faster, key=lambda r: r["speedup"])
+    return Pick(
+        question,
+        None,
+        "none",
+        f"{words.count(len(faster), 'variant')} surely faster, none with quality shown to be equivalent; "
+        f"the fastest is {best['variant']}, {speedup_words(best)}, {quality_words(best)}.",
+    )
+
+
+def _reaches(row: Row, best: Row) -> bool:
+    """Could `row` be as fast as `best`, as far as the intervals tell?"""
+    high, low = row.get("speedup_high"), best.get("speedup_low")
+    return not words.missing(high) and not words.missing(low) and high >= low
+
+
+COST = "usd_per_1000_images_on_demand"
+
+
+def cheapest(rows: Sequence[Row], baseline: Row) -> Pick:
+    """The lowest cost per image among the variants of equivalent quality, if it is surely below the baseline's."""
+    question = "Cheapest at equivalent quality"
+    able = [r for r in rows if is_equivalent(r) and not is_baseline(r) and not words.missing(r.get(COST))]
+    if not able or words.missing(baseline.get(COST)):
+        return Pick(question, None, words.NOT_MEASURED, "No variant of equivalent quality has a measured cost.")
+    best = min(able, key=lambda r: r[COST])
+    cost = words.with_interval(best[COST], best.get(f"{COST}_low"), best.get(f"{COST}_high"), words.money)
+    versus = f"{words.money(baseline[COST])} for {baseline['variant']}"
+    if _surely_below(best, baseline, COST):
+        saving = words.percent(1 - best[COST] / baseline[COST])
+        return Pick(question, best["variant"], cost, f"per 1,000 images on demand, {saving} less than {versus}.")
+    if _surely_below(baseline, best, COST):
+        said = f"No variant of equivalent quality costs less than {versus} per 1,000 images; {best['variant']} takes {cost}."
+        return Pick(question, None, "none", said)
+    said = f"{best['variant']} takes {cost} per 1,000 images, which cannot be told from {versus}."
+    return Pick(question, None, "cannot tell", said)
+
+
+def _surely_below(row: Row, other: Row, column: str) -> bool:
+    high, low = row.get(f"{column}_high"), other.get(f"{column}_low")
+    high = row[column] if words.missing(high) else high
+    low = other[column] if words.missing(low) else low
+    return high < low
+
+
+def most_faithful(rows: Sequence[Row], baseline: Row) -> Pick:
+    """Among the surely faster variants the one whose images are nearest to the baseline's (median SSIM)."""
+    question = "Faster with the most faithful images"
+    able = [r for r in rows if is_faster(r) and not words.missing(r.get("ssim_median"))]
+    if not able:
+        return Pick(question, None, words.NOT_MEASURED, "No faster variant has images compared with the baseline's.")
+    # Images that agree this far are the same to any eye: then the faster one is the better choice.
+    best = max(able, key=lambda r: (min(round(r["ssim_median"], 3), 0.999), r["speedup"]))
+    psnr = "" if words.missing(best.get("psnr_db_median")) else f", PSNR {words.number(best['psnr_db_median'])} dB"
+    return Pick(
+        question,
+        best["variant"],
+        f"SSIM {best['ssim_median']:.3f}",
+        f"to the images of {baseline['variant']} (median{psnr}), {speedup_words(best)} as fast.",
+    )
+
+
+def quality_words(row: Row) -> str:
+    """ "quality equivalent (CLIP score -0.1, interval -0.3 to 0.1; FID 24.1)" """
+    verdict = row.get("quality_verdict")
+    lead = f"quality {verdict}" if not words.missing(verdict) else "quality not measured"
+    parts = []
+    if not words.missing(row.get("clip_difference")):
+        between = words.interval(row.get("clip_difference_low"), row.get("clip_difference_high"), signed)
+        parts.append(f"CLIP score {signed(row['clip_difference'])}" + (f", interval {between}" if between else ""))
+    if not words.missing(row.get("fid")):
+        parts.append(f"FID {words.number(row['fid'])}")
+    return f"{lead} ({'; '.join(parts)})" if parts else lead
+
+
+def signed(value: float) -> str:
+    """A difference with its sign: +0.12, −0.30; 0.00 has none."""
+    text = f"{value:+.2f}".replace("-", "−")
+    return text if text.strip("+−0.") else "0.00"
+
+
+def _sentences(rows: Sequence[Row], baseline: Row) -> tuple[str, ...]:
+    """What else a reader must know: what is slower, what cannot be told, what has no result."""
+    said = []
+    others = [row for row in rows if not is_baseline(row)]
+    slower = [r["variant"] for r in others if is_ok(r) and r.get("verdict") == "regressed"]
+    if slower:
+        said.append(f"Slower than {baseline['variant']}: {words.listing(slower, 6)}.")
+    open_ = [r["variant"] for r in others if is_ok(r) and r.get("verdict") in ("within noise", "cannot tell")]
+    if open_:
+        said.append(f"No difference in speed shown: {words.listing(open_, 6)}.")
+    worse = [r["variant"] for r in others if is_ok(r) and r.get("quality_verdict") == "worse"]
+    if worse:
+        said.append(f"Worse images: {words.listing(worse, 6)}.")
+    holes = [r["variant"] for r in others if not is_ok(r)]
+    if holes:
+        said.append(f"No result, with the reason below: {words.listing(holes, 6)}.")
+    return tuple(said)

@@ -1,0 +1,205 @@
+"""The report's facts in words: how this sweep was measured, on what, with which versions, and how to do it again."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from diffsweep.analysis.stats import LEAST_THRESHOLD, minimum_sample
+from diffsweep.show import words
+from diffsweep.show.cells import Cell
+
+Facts = list[tuple[str, str]]
+
+# The packages whose versions decide a measurement or a score; others stand in the receipts.
+PACKAGES = (
+    "python",
+    "torch",
+    "diffusers",
+    "transformers",
+    "torchao",
+    "onnxruntime",
+    "openvino",
+    "nncf",
+    "tensorrt",
+    "optimum-onnx",
+    "torchmetrics",
+    "numpy",
+)
+
+
+def method(cells: Sequence[Cell]) -> Facts:
+    """How it was measured, with this run's numbers."""
+    plan = cells[0].plan
+    facts = [("Latency", _latency(plan)), ("Intervals", _intervals()), ("Verdicts", _verdicts())]
+    facts += [(_about("Noise floor", cell, cells), _noise(cell)) for cell in cells]
+    facts += [("Load", _load(plan)), *_costs(cells), ("Images", _images(plan)), ("Quality verdict", _quality(plan))]
+    return facts
+
+
+def _about(term: str, cell: Cell, cells: Sequence[Cell]) -> str:
+    return term if len(cells) == 1 else f"{term}, {cell.name}"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _latency(plan: Mapping) -> str:
+    p = plan["protocol"]
+    replicates, total = words.count(p["replicates"], "replicate"), p["replicates"] * p["requests"]
+    return _one_line(f"""
+        Every variant was asked in turns with the baseline {plan["baseline"]}, in blocks A B B A of
+        {words.count(p["block"], "request")}, with the same prompts and seeds on both sides: {replicates} ×
+        {p["requests"]} = {total} measured requests a variant, {p["distinct_prompts"]} prompts. A replicate is a
+        fresh start of the servers; its first {p["warmup"]} requests to either side warm it up and are not
+        counted. Jobs had the machine to themselves. End to end is the client's time from sending to the last
+        byte.
+    """)
+
+
+def _intervals() -> str:
+    return _one_line(f"""
+        95 % throughout. Speed-ups, means and throughputs: from the variation between replicates (Student's t).
+        Percentiles: exact, from order statistics; P95 takes {minimum_sample(0.95)} requests, P99
+        {minimum_sample(0.99)}, else it is n/a. Quality: bootstrap over prompts. Outliers are never dropped.
+    """)
+
+
+def _verdicts() -> str:
+    return _one_line(f"""
+        improved: the whole interval of the speed-up lies above the threshold; regressed: below; within noise:
+        inside; cannot tell: anything else. The threshold is twice the noise floor, at least
+        {words.percent(LEAST_THRESHOLD)}.
+    """)
+
+
+def _noise(cell: Cell) -> str:
+    aa, floor = cell.host.get("aa"), cell.host.get("noise_floor")
+    baseline = cell.plan["baseline"]
+    if not aa:
+        return f"n/a: {baseline} was not measured against itself, so nothing can be claimed."
+    ratio = words.with_interval(aa["value"], aa["low"], aa["high"], words.fixed(3))
+    if words.missing(floor):
+        return f"n/a: {baseline} against itself gave a ratio of {ratio}, and one replicate gives no interval."
+    return _one_line(f"""
+        {baseline} against itself (A/A test) gave a ratio of {ratio}: a noise floor of {words.percent(floor)},
+        so nothing below {words.percent(cell.host["threshold"])} is claimed.
+    """)
+
+
+def _load(plan: Mapping) -> str:
+    p = plan["protocol"]
+    levels = words.listing([f"{level:g}" for level in p.get("levels", [])], 9)
+    return _one_line(f"""
+        Closed loop with {levels} clients, {p.get("requests_per_level", "?")} requests a level after the
+        ramp-up. A level is valid when errors stay under 1 % and Little's law holds within 3 %; the best valid
+        level is the sustained throughput.
+    """)
+
+
+def _costs(cells: Sequence[Cell]) -> Facts:
+    """One fact per target: its price, with date and source."""
+    facts = []
+    for name in dict.fromkeys(cell.target for cell in cells):
+        price = cells[0].plan["targets"][name].get("price")
+        term = "Cost" if len(cells[0].plan["targets"]) == 1 else f"Cost, {name}"
+        facts.append((term, _price(price) if price else "n/a: the target has no price."))
+    return facts
+
+
+RATES = {"on_demand_per_hour": "on demand", "spot_per_hour": "spot"}
+
+
+def _price(price: Mapping) -> str:
+    rates = [f"{words.money(price[key])} an hour {label}" for key, label in RATES.items() if price.get(key) is not None]
+    return _one_line(f"""
+        {price.get("instance", "")}: {", ".join(rates)}, over the sustained throughput at 100 % utilisation;
+        never from 1 / latency. {price.get("region", "")}, {price.get("date")}. Source: {price.get("source")}
+    """)
+
+
+def _images(plan: Mapping) -> str:
+    q = plan["quality"]
+    return _one_line(f"""
+        {q["images"]} images a variant, prompts of {q.get("prompts")}, seeds from {q.get("seed", 0)}, the same
+        initial noise for every variant. FID with the features of {q.get("fid")} against reference images; CLIP
+        score with {q.get("clip")}; SSIM and PSNR image by image against the baseline. FID depends on the number
+        of images: compare it within this report only.
+    """)
+
+
+def _quality(plan: Mapping) -> str:
+    margin = f"±{plan['quality'].get('clip_margin', 0):g}"
+    return _one_line(f"""
+        CLIP score and FID are compared with the baseline's in pairs, each against a margin: {margin} for the CLIP
+        score; for FID 2 %, or the half-width of the baseline's interval where that is more. equivalent: the whole
+        interval lies within the margin; worse, better: wholly beyond it; cannot tell: anything else. Images are worse
+        if either says so, and equivalent only if both do. “No significant difference” is not equality.
+    """)
+
+
+# --- the machine ----------------------------------------------------------------------------------------------------
+
+
+def machine(cells: Sequence[Cell], hosts: Mapping[tuple[str, str], Mapping[str, Any]]) -> Facts:
+    """What was measured on, per target. hosts: model and target -> a replicate's note of its host."""
+    facts: Facts = []
+    for target in dict.fromkeys(cell.target for cell in cells):
+        host = next((hosts[key] for key in hosts if key[1] == target and hosts[key]), {})
+        prefix = "" if len(cells[0].plan["targets"]) == 1 else f"{target}: "
+        facts += [(prefix + term, text) for term, text in _host(cells[0].plan["targets"][target], host)]
+    return facts
+
+
+def _host(target: Mapping, host: Mapping) -> Facts:
+    cores = host.get("cores", host.get("cpus"))
+    known = [
+        ("Target", f"{target['name']}: device {target.get('device')}, {target.get('threads')} threads a server"),
+        ("Processor", host.get("cpu") or host.get("cpu_model")),
+        ("Cores", f"{cores}, of which {host['cores_usable']} usable" if host.get("cores_usable") else cores),
+        ("Features", ", ".join(host.get("cpu_features") or [])),
+        ("Memory", words.size(host["memory_bytes"]) if host.get("memory_bytes") else None),
+        ("GPU", ", ".join(_gpu(gpu) for gpu in host.get("gpus") or []) or "none"),
+        ("System", f"{host.get('architecture', '')} {host.get('kernel', '')}".strip()),
+        ("Virtual machine", {True: "yes", False: "no"}.get(host.get("virtual_machine"))),
+    ]
+    return [(term, str(text)) for term, text in known if text not in (None, "")]
+
+
+def _gpu(gpu: Any) -> str:
+    if not isinstance(gpu, Mapping):
+        return str(gpu)
+    return f"{gpu.get('name')} (driver {gpu.get('driver', words.NOT_MEASURED)})"
+
+
+def versions(found: Mapping[str, Mapping[str, str]]) -> dict:
+    """Environment -> package -> version, as a table: a line per environment, a column per package that occurs."""
+    present = [p for p in PACKAGES if any(p in packages for packages in found.values())]
+    rows = [[name, *(packages.get(p, "–") for p in present)] for name, packages in found.items()]
+    return {"heads": ["environment", *present], "rows": rows}
+
+
+# --- the run --------------------------------------------------------------------------------------------------------
+
+
+def useful_time(cells: Sequence[Cell], run: Mapping | None, runs: set[str], now_unix_s: float) -> str:
+    """Wall time over the time spent in measured requests, load levels and making images."""
+    noted = [cell.host.get("useful_s") or {} for cell in cells]
+    requests_s, levels_s, images_s = (sum(n.get(key) or 0 for n in noted) for key in ("requests", "levels", "images"))
+    useful_s = requests_s + levels_s + images_s
+    if not useful_s:
+        return "n/a: nothing was measured."
+    said = _one_line(f"""
+        {words.seconds(useful_s)} of useful time (measured requests {words.seconds(requests_s)}, load levels
+        {words.seconds(levels_s)}, making images {words.seconds(images_s)})
+    """)
+    if run is None or runs != {run["run"]}:
+        return (
+            f"{said}. The ratio of wall time to it is n/a: the results come from several runs, or none noted its start."
+        )
+    wall_s = run.get("ended_unix_s", now_unix_s) - run["started_unix_s"]
+    return f"{words.seconds(wall_s)} of wall time for {said}: a ratio of {wall_s / useful_s:.2f}."
+
+
+def day(unix_s: float | None) -> str:
+    return words.NOT_MEASURED if unix_s is None else datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%d %H:%M UTC")

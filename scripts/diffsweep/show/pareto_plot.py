@@ -1,0 +1,241 @@
+"""Two quantities of every variant against each other, with intervals, and the front of those that nobody beats."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.text import Text
+from matplotlib.transforms import ScaledTranslation
+
+from diffsweep.show import palette, style, words
+from diffsweep.show.axes import scale
+from diffsweep.show.labels import Box, Placement, place_labels
+
+BODY_IN = 5.4
+LEGEND_IN = 1.45
+LABEL_SIZE = 8.4
+WHISKER_COST, FRONT_COST = 24.0, 45.0  # what covering one costs a label, in pixels of distance
+FEW, REACH = 24, 42.0  # with more points than this, a label lies within so many pixels or is left out
+ON_FRONT, CONTENDER, BEATEN = "front", "contender", "beaten"
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis: its label, the factor from the summary's unit to the shown one, and how a value is written."""
+
+    label: str
+    scale: float = 1.0
+    prefix: str = ""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One variant. `x`, `y` and their intervals are in the summary's units; an interval may be missing (NaN).
+
+    standing: on the front, a contender (not surely beaten) or beaten (another is surely better in both).
+    """
+
+    name: str
+    engine: str
+    precision: str
+    x: float
+    x_low: float
+    x_high: float
+    y: float
+    y_low: float
+    y_high: float
+    standing: str = CONTENDER
+    baseline: bool = False
+
+
+def draw(points: Sequence[Point], x_axis: Axis, y_axis: Axis, frame: style.Frame) -> Figure:
+    """The picture of one model on one target. Both quantities are better when smaller."""
+    if not points:
+        canvas = style.framed(frame, 1.6)
+        style.empty_note(canvas, "There is nothing to draw: no variant has both quantities measured.")
+        return canvas.figure
+    points = [_scaled(p, x_axis.scale, y_axis.scale) for p in points]
+    canvas = style.framed(frame, BODY_IN)
+    axes = canvas.axes(left=0.62, right=LEGEND_IN, bottom=0.5, top=0.05)
+    _scale_axis(axes, "x", [(p.x, p.x_low, p.x_high) for p in points], x_axis)
+    _scale_axis(axes, "y", [(p.y, p.y_low, p.y_high) for p in points], y_axis)
+    _draw_front(axes, points)
+    for point in sorted(points, key=lambda p: ({BEATEN: 0, CONTENDER: 1, ON_FRONT: 2}[p.standing], p.name)):
+        _draw_point(axes, point)
+    _draw_legend(canvas, axes, points)
+    unnamed = _draw_labels(axes, points)
+    if unnamed:
+        width, height = canvas.figure.get_size_inches()
+        spot = (canvas.right - LEGEND_IN + 0.16) / width, (canvas.bottom + 1.35) / height
+        note = style.wrap(f"{words.count(unnamed, 'variant')} not named for want of room; the table has all.", 21)
+        canvas.figure.text(*spot, note, size=7.8, color=palette.MUTED, va="bottom", linespacing=1.15)
+    return canvas.figure
+
+
+def _scaled(p: Point, sx: float, sy: float) -> Point:
+    return replace(
+        p, x=p.x * sx, x_low=p.x_low * sx, x_high=p.x_high * sx, y=p.y * sy, y_low=p.y_low * sy, y_high=p.y_high * sy
+    )
+
+
+def _scale_axis(axes: Axes, which: str, values: Sequence[tuple[float, float, float]], axis: Axis) -> None:
+    logarithmic = scale(axes, which, [v for triple in values for v in triple], prefix=axis.prefix)
+    suffix = ", log scale" if logarithmic else ""
+    getattr(axes, f"set_{which}label")(style.escape(axis.label + suffix), labelpad=6)
+
+
+def _draw_front(axes: Axes, points: Sequence[Point]) -> None:
+    """The front as a step line: what lies above and to the right of it is beaten by a point on it."""
+    front = sorted((p.x, p.y) for p in points if p.standing == ON_FRONT)
+    if not front:
+        return
+    (_, x1), (_, y1) = axes.get_xlim(), axes.get_ylim()
+    xs = [front[0][0], *(x for x, _ in front), x1]
+    ys = [y1, *(y for _, y in front), front[-1][1]]
+    axes.fill_between(xs, ys, y1, step="post", color=palette.BAND, alpha=0.75, lw=0, zorder=0.5)
+    axes.step(xs[1:-1], ys[1:-1], where="post", color=palette.INK, lw=1.5, zorder=2, gid="front")
+    for end, line in (("top", ([xs[0], xs[0]], [y1, ys[1]])), ("right", ([xs[-2], x1], [ys[-1], ys[-1]]))):
+        axes.plot(*line, color=palette.INK, lw=1, ls=(0, (2, 3)), zorder=2, gid=f"front:{end}")
+
+
+def _draw_point(axes: Axes, p: Point) -> None:
+    colour = style.engine_colour(p.engine)
+    strength = 0.38 if p.standing == BEATEN and not p.baseline else 1.0
+    for line in _whiskers(p):
+        axes.plot(*line, color=colour, lw=1.1, alpha=0.65 * strength, zorder=3, solid_capstyle="butt")
+    if p.baseline:
+        axes.plot(p.x, p.y, marker="o", ms=16, mfc="none", mec=palette.INK, mew=1.3, zorder=4)
+    on_front = p.standing == ON_FRONT
+    axes.plot(
+        p.x,
+        p.y,
+        marker=style.precision_marker(p.precision),
+        ms=8.5 if on_front else 7,
+        mfc=colour,
+        mec=palette.INK if on_front else palette.PAPER,
+        mew=1.1 if on_front else 0.7,
+        alpha=strength,
+        zorder=5,
+        gid=f"point:{p.name}",
+    )
+
+
+def _whiskers(p: Point) -> list[tuple[list[float], list[float]]]:
+    horizontal = ([p.x_low, p.x_high], [p.y, p.y])
+    vertical = ([p.x, p.x], [p.y_low, p.y_high])
+    return [line for line in (horizontal, vertical) if np.isfinite(line).all()]
+
+
+def _draw_legend(canvas: style.Canvas, axes: Axes, points: Sequence[Point]) -> None:
+    engines = style.in_order([p.engine for p in points], palette.ENGINE_COLOURS)
+    precisions = style.in_order([p.precision for p in points], style.PRECISION_MARKERS)
+    extra = [
+        Line2D([], [], color=palette.INK, lw=1.5, label="front"),
+        Line2D([], [], ls="", marker="o", ms=11, mfc="none", mec=palette.INK, mew=1.3, label="baseline"),
+        Line2D([], [], ls="", marker="o", ms=7, color=palette.MUTED, alpha=0.38, mew=0, label="surely beaten"),
+        Line2D([], [], color=palette.MUTED, lw=1.1, alpha=0.65, label="95 % interval"),
+    ]
+    handles = [*style.legend_handles(engines, precisions), *extra]
+    width, height = canvas.figure.get_size_inches()
+    anchor = ((canvas.right - LEGEND_IN + 0.06) / width, canvas.top / height)
+    canvas.figure.legend(handles=handles, loc="upper left", bbox_to_anchor=anchor, labelspacing=0.62, handletextpad=0.5)
+    _draw_direction(axes)
+
+
+def _draw_direction(axes: Axes) -> None:
+    """An arrow to the lower left, beside the axes: smaller is better on both."""
+    arrow = {"arrowstyle": "-|>", "color": palette.MUTED, "lw": 1.2, "shrinkA": 0, "shrinkB": 0}
+    points = {"xycoords": axes.transAxes + _points(axes, 14, 8), "annotation_clip": False}
+    axes.annotate("", xy=(1, 0), xytext=(22, 22), textcoords="offset points", arrowprops=arrow, **points)
+    axes.annotate(
+        "better", xy=(1, 0), xytext=(26, 20), textcoords="offset points", size=8.5, color=palette.MUTED, **points
+    )
+
+
+def _points(axes: Axes, x: float, y: float) -> ScaledTranslation:
+    """A shift by so many points."""
+    return ScaledTranslation(x / 72, y / 72, axes.figure.dpi_scale_trans)
+
+
+def _draw_labels(axes: Axes, points: Sequence[Point]) -> int:
+    """Names beside the points; returns how many found no place. The front and the baseline choose first, and may lie
+    far from their point; the others stay near, since a web of long lines helps nobody."""
+
+    def rank(p: Point) -> int:
+        return 1 if p.baseline else {ON_FRONT: 0, CONTENDER: 2, BEATEN: 3}[p.standing]
+
+    points = sorted(points, key=lambda p: (rank(p), p.x, p.y, p.name))
+    renderer, per_point = axes.figure.canvas.get_renderer(), axes.figure.dpi / 72
+    texts = [_label(axes, p) for p in points]
+    sizes = [(e.width, e.height) for e in (t.get_window_extent(renderer) for t in texts)]
+    spots = [tuple(map(float, axes.transData.transform((p.x, p.y)))) for p in points]
+    marks = [_around(spot, (9 if p.baseline else 5.5) * per_point) for spot, p in zip(spots, points, strict=True)]
+    area = axes.get_window_extent(renderer)
+    whiskers = [(*_pixels(axes, line), WHISKER_COST) for p in points for line in _whiskers(p)]
+    bounds = Box(area.x0 + 2, area.y0 + 2, area.x1 + 4, area.y1)
+    few = len(points) <= FEW
+    reaches = [np.inf if few or rank(p) < 2 else REACH for p in points]
+    places = place_labels(spots, sizes, bounds, marks, [*whiskers, *_front_pixels(axes)], reaches)
+    for text, point, place, spot in zip(texts, points, places, spots, strict=True):
+        _settle(axes, text, point, place, spot)
+    return places.count(None)
+
+
+def _around(spot: tuple[float, float], radius: float) -> Box:
+    return Box(spot[0] - radius, spot[1] - radius, spot[0] + radius, spot[1] + radius)
+
+
+def _label(axes: Axes, p: Point) -> Text:
+    weight = "bold" if p.standing == ON_FRONT or p.baseline else "normal"
+    colour = palette.MUTED if p.standing == BEATEN and not p.baseline else palette.INK
+    name = f"{p.name} (baseline)" if p.baseline and p.name != "baseline" else p.name
+    text = axes.text(
+        0, 0, style.escape(name), size=LABEL_SIZE, weight=weight, color=colour, zorder=7, transform=None, va="bottom"
+    )
+    text.set_gid(f"label:{p.name}")
+    return text
+
+
+def _settle(axes: Axes, text: Text, point: Point, place: Placement | None, spot: tuple[float, float]) -> None:
+    """Put a label where it was given room, tied to its point so that the picture can be written at any resolution."""
+    text.remove()
+    if place is None:
+        return
+    box, per_pixel = place.box, 72 / axes.figure.dpi
+    arrow = None
+    if place.leader is not None:
+        touch = (place.leader[0] - box.x0) / (box.x1 - box.x0), (place.leader[1] - box.y0) / (box.y1 - box.y0)
+        arrow = {"arrowstyle": "-", "color": palette.MUTED, "lw": 0.7, "alpha": 0.8, "relpos": touch}
+        arrow |= {"shrinkA": 0.5, "shrinkB": 5, "zorder": 6}
+    label = axes.annotate(
+        text.get_text(),
+        xy=(point.x, point.y),
+        xytext=((box.x0 - spot[0]) * per_pixel, (box.y0 - spot[1]) * per_pixel),
+        textcoords="offset points",
+        arrowprops=arrow,
+        annotation_clip=False,
+        size=text.get_size(),
+        color=text.get_color(),
+        weight=text.get_weight(),
+        va="bottom",
+        zorder=7,
+    )
+    label.set_gid(text.get_gid())
+
+
+def _pixels(axes: Axes, line: tuple[Sequence[float], Sequence[float]]) -> tuple[float, float, float, float]:
+    (x0, y0), (x1, y1) = axes.transData.transform(np.column_stack(line))
+    return float(x0), float(y0), float(x1), float(y1)
+
+
+def _front_pixels(axes: Axes) -> list[tuple[float, float, float, float, float]]:
+    """The front's steps as segments in pixels, with what it costs to cover one."""
+    corners = [line.get_xydata() for line in axes.get_lines() if (line.get_gid() or "").startswith("front")]
+    segments = []
+    for (x0, y0), (x1, y1) in ((a, b) for line in corners for a, b in zip(line[:-1], line[1:], strict=True)):
+        segments.append((*_pixels(axes, ([x0, x1], [y0, y0])), FRONT_COST))
+        segments.append((*_pixels(axes, ([x1, x1], [y0, y1])), FRONT_COST))
+    return segments

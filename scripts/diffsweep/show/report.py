@@ -1,0 +1,298 @@
+"""The report: one self-contained HTML page, from the tables, the pictures' index and the plan."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from diffsweep.show import logs, method, sentences, words
+from diffsweep.show.cells import Cell, notes_of, why_missing
+from diffsweep.show.embed import data_uri, inline_svgs
+from diffsweep.show.findings import Answer, answer, is_baseline, is_ok
+from diffsweep.show.samples import fit, sample_images
+from diffsweep.show.table import MAIN, MORE, table
+from diffsweep.sweep.environments import EnvironmentFailed, lock_digest
+from diffsweep.sweep.files import read_json
+
+HERE = Path(__file__).parent
+ASSETS = ("report.html.j2", "report.css", "report.js")
+
+# The gallery: at most so many columns and images, so that the page stays small; images of this many pixels at most.
+GALLERY_COLUMNS, GALLERY_IMAGES = 7, 120
+THUMBNAIL = 128
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What the edge has read: the cells, plots/index.json and its folder, run.json, the time, how it was called."""
+
+    cells: Sequence[Cell]
+    pictures: Sequence[Mapping[str, Any]]
+    plots: Path
+    run: Mapping[str, Any] | None
+    now_unix_s: float
+    command: str
+
+
+def render(sources: Sources) -> str:
+    """The page as HTML."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string((HERE / "report.html.j2").read_text(encoding="utf-8"))
+    assets = {name: Markup((HERE / f"report.{name}").read_text(encoding="utf-8")) for name in ("css", "js")}
+    return template.render(page=page(sources), assets=assets)
+
+
+def page(sources: Sources) -> dict:
+    """Everything the template needs, as plain data."""
+    cells = sources.cells
+    plan = cells[0].plan
+    notes = {(cell.model, cell.target): list(notes_of(cell)) for cell in cells}
+    hosts = {key: next((note["host"] for note in found if note.get("host")), {}) for key, found in notes.items()}
+    runs = {note["run"] for found in notes.values() for note in found if note.get("run")}
+    letters, pictures = inline_pictures(sources.pictures, sources.plots)
+    shown = [cell_context(cell, sources, pictures) for cell in cells]
+    one = len(cells) == 1
+    return {
+        "title": f"{plan['sweep']}: {shown[0]['answer'].headline}"
+        if one
+        else f"{plan['sweep']}: {len(cells)} comparisons",
+        "sweep": f"sweep {plan['sweep']}",
+        "date": f"measured {', '.join(dict.fromkeys(sentences.measured_on(cell) for cell in cells))}",
+        "question": "Which variant should be deployed, on each target?",
+        "letters": letters,
+        "cells": shown,
+        "sections": sections(shown),
+        "method": [*method.method(cells), ("Time", method.useful_time(cells, sources.run, runs, sources.now_unix_s))],
+        "machine": method.machine(cells, hosts),
+        "versions": method.versions(found_versions(cells, notes)),
+        "command": sources.command,
+        "retry": f"{sources.command.splitlines()[-1]} --config failed=retry",
+        "provenance": provenance(cells, hosts, runs, sources.now_unix_s),
+    }
+
+
+def sections(shown: Sequence[Mapping]) -> list[tuple[str, str]]:
+    """The links on top of the page."""
+    if len(shown) > 1:
+        links = [(cell["id"], cell["heading"]) for cell in shown]
+    else:
+        names = ("pareto", "table", "images", "latency", "load", "failures")
+        links = [(f"{shown[0]['id']}-{name}", name.capitalize()) for name in names]
+        links[0] = (links[0][0], "Trade-offs")
+    return [*links, ("method", "Method"), ("machine", "Machine"), ("reproduce", "Reproduce")]
+
+
+def cell_context(cell: Cell, sources: Sources, pictures: Mapping[str, dict]) -> dict:
+    """One model on one target."""
+    found: Answer = answer(cell.rows, cell.unfit)
+    identity = f"{cell.model}--{cell.target}"
+    mine = [p for p in sources.pictures if (p["model"], p["target"]) == (cell.model, cell.target)]
+    drawn = {p["name"]: pictures[p["files"][-1]] for p in mine if p["files"][-1] in pictures}
+
+    def of(section: str) -> list[dict]:
+        return [drawn[p["name"]] for p in mine if p["section"] == section and p["name"] in drawn]
+
+    return {
+        "id": identity,
+        "heading": cell.name,
+        "question": f"Which variant of {cell.model} should be deployed on {cell.target}, and at what price in quality?",
+        "answer": found,
+        "warnings": alarms(cell),
+        "comparison": drawn.get("comparison"),
+        "changes": changes(cell),
+        "pareto": of("pareto"),
+        "latency": of("latency"),
+        "load": of("load"),
+        "table": table(cell.rows, MAIN, f"Variants of {cell.name}"),
+        "more": table(cell.rows, MORE, f"All other figures of {cell.name}"),
+        "table_note": table_note(cell),
+        "notes": [f"{row['variant']}: {row['warnings']}." for row in cell.rows if row.get("warnings")],
+        "gallery": gallery(cell, GALLERY_IMAGES // len(sources.cells)),
+        "failures": failures(cell),
+        "artifacts": artifacts(cell),
+    }
+
+
+def changes(cell: Cell) -> list[str]:
+    """What a comparison of two variants proves, a sentence for the mean, P50, P95 and P99 each."""
+    others = [row for row in cell.rows if not is_baseline(row)]
+    if len(cell.rows) != 2 or cell.unfit or not is_ok(others[0]):
+        return []
+    name = others[0]["variant"]
+    return [f"{sentences.change_words(name, change)}." for change in sentences.changes(cell, others[0])]
+
+
+def table_note(cell: Cell) -> str:
+    least = cell.host.get("threshold")
+    claim = (
+        "" if words.missing(least) else f" Speed differences under {words.percent(least)} are within this host's noise."
+    )
+    return f"In small print: 95 % intervals, and why a figure is n/a. A click on a head sorts.{claim}"
+
+
+def alarms(cell: Cell) -> list[dict]:
+    """What a reader must know before anything else."""
+    told = []
+    if cell.unfit:
+        told.append({"head": "This host is unfit for comparisons.", "text": f"{cell.unfit}."})
+    disturbed = [row["variant"] for row in cell.rows if row.get("disturbed_blocks")]
+    if disturbed:
+        text = f"Blocks of requests were disturbed: {words.listing(disturbed, 6)}. See below the table."
+        told.append({"head": "The machine was not quiet.", "text": text})
+    return told
+
+
+def inline_pictures(index: Sequence[Mapping], folder: Path) -> tuple[str, dict[str, dict]]:
+    """What all pictures share, and each picture that is an SVG by its file's name, ready for the template."""
+    entries = [entry for entry in index if entry["files"][-1].endswith(".svg")]
+    letters, svgs = inline_svgs([(folder / entry["files"][-1]).read_text(encoding="utf-8") for entry in entries])
+    pictures = {
+        entry["files"][-1]: {
+            "id": f"picture-{number}",
+            "svg": Markup(svg),
+            "alt": f"{entry['alt']} {entry['finding']}.",
+            "finding": entry["finding"],
+            "caption": " · ".join(f"{folder.name}/{name}" for name in entry["files"]),
+        }
+        for number, (entry, svg) in enumerate(zip(entries, svgs, strict=True))
+    }
+    return Markup(letters), pictures
+
+
+def gallery(cell: Cell, most: int) -> dict:
+    """Sample images as data URIs: every image has its own alternative text."""
+    shown = sample_images(cell, max(2, min(GALLERY_COLUMNS, most // max(len(cell.rows), 1))))
+    rows = []
+    for row in cell.rows:
+        images = shown.images[row["variant"]]
+        absent = not any(image is not None for image in images)
+        rows.append(
+            {
+                "name": row["variant"],
+                "lines": sentences.gallery_lines(row),
+                "baseline": is_baseline(row),
+                "reason": why_missing(row) if absent else "",
+                "images": [
+                    _image(image, f"{row['variant']}: {prompt}, seed {seed}")
+                    for image, prompt, seed in zip(images, shown.prompts, shown.seeds, strict=True)
+                ],
+            }
+        )
+    note = "The same prompts, seeds and initial noise in every row. " + sentences.images(cell.rows) + "."
+    return {"prompts": shown.prompts, "rows": rows, "note": note if shown.prompts else "n/a: no variant has images."}
+
+
+def _image(image, alt: str) -> dict:
+    if image is None:
+        return {"data": "", "alt": "not measured", "width": 0, "height": 0}
+    small = image if max(image.shape[:2]) <= THUMBNAIL else fit(image, THUMBNAIL)
+    height, width = small.shape[:2]
+    return {"data": Markup(data_uri(small)), "alt": alt, "width": width, "height": height}
+
+
+# --- failures, artifacts --------------------------------------------------------------------------------------------
+
+
+def failures(cell: Cell) -> list[dict]:
+    """Every variant without a result: stage, reason, and where its log lies."""
+    return [
+        {
+            "variant": row["variant"],
+            "status": row["status"],
+            "stage": logs.stage_of(row),
+            "reason": row.get("reason") or "no reason given",
+            "log": logs.log_of(row, results_of(cell)),
+        }
+        for row in cell.rows
+        if not is_ok(row)
+    ]
+
+
+def results_of(cell: Cell) -> Path:
+    """The sweep's folder as everybody names it, wherever this copy of it lies."""
+    return Path("results") / cell.plan["sweep"]
+
+
+def artifacts(cell: Cell) -> dict | None:
+    """Parity and census, a line per artifact."""
+    lines: dict[str, list[str]] = {}
+    for row in cell.rows:
+        if words.missing(row.get("parity_denoiser_relative_error")) and not row.get("census"):
+            continue
+        lines.setdefault(
+            logs.artifact_of(row),
+            [
+                words.number(row.get("parity_denoiser_relative_error"), 2),
+                words.number(row.get("parity_image_psnr_db")),
+                row.get("census") or words.NOT_MEASURED,
+                words.seconds(row.get("build_s")),
+                words.size(row.get("artifact_bytes")),
+            ],
+        )
+    if not lines:
+        return None
+    heads = ["artifact", "relative error of the denoiser", "PSNR of the image, dB", "what runs", "build", "size"]
+    return {"heads": heads, "rows": [[name, *texts] for name, texts in lines.items()]}
+
+
+# --- where it comes from --------------------------------------------------------------------------------------------
+
+
+def found_versions(cells: Sequence[Cell], notes: Mapping) -> dict[str, dict[str, str]]:
+    """Environment -> package -> version, from what the servers, the conversions and the scorers noted themselves."""
+    found: dict[str, dict[str, str]] = {}
+    for cell in cells:
+        for row in cell.rows:
+            manifest = cell.folder.parent / "artifacts" / cell.model / logs.artifact_of(row) / "manifest.json"
+            _add(found, row["engine"], _versions_in(manifest))
+            quality = cell.folder / cell.model / cell.target / row["variant"] / "quality.json"
+            _add(found, "scoring", _versions_in(quality, "provenance"))
+        engines = {row["variant"]: row["engine"] for row in cell.rows}
+        for note in notes[cell.model, cell.target]:
+            for role, server in (note.get("servers") or {}).items():
+                engine = engines.get(note["variant"] if role == "variant" else cell.plan["baseline"])
+                _add(found, engine or role, server.get("versions") or {})
+    return found
+
+
+def _add(found: dict, environment: str, packages: Mapping[str, str]) -> None:
+    if packages:
+        found.setdefault(environment, {}).update({k: str(v) for k, v in packages.items() if v is not None})
+
+
+def _versions_in(path: Path, key: str | None = None) -> Mapping[str, str]:
+    if not path.exists():
+        return {}
+    document = read_json(path)
+    return ((document.get(key) or {}) if key else document).get("versions") or {}
+
+
+def provenance(cells: Sequence[Cell], hosts: Mapping, runs: set[str], now_unix_s: float) -> method.Facts:
+    """What identifies this run."""
+    revisions = {host.get("git_revision") or host.get("git") for host in hosts.values()} - {None}
+    dirty = any(host.get("git_dirty") for host in hosts.values())
+    engines = dict.fromkeys(row["engine"] for cell in cells for row in cell.rows)
+    locks = ", ".join(f"{name} {digest}" for name in (*engines, "export", "scoring") if (digest := _lock(name)))
+    return [
+        (
+            "Git revision",
+            (", ".join(sorted(revisions)) or "n/a: not a git checkout") + (" with changes" if dirty else ""),
+        ),
+        ("Locks", locks or words.NOT_MEASURED),
+        ("Runs", words.listing(sorted(runs), 6) or words.NOT_MEASURED),
+        ("Report made", method.day(now_unix_s)),
+        (
+            "Results",
+            f"{results_of(cells[0])}: plan.json, summary.csv, tables/, plots/, and the raw records of every variant",
+        ),
+    ]
+
+
+def _lock(environment: str) -> str | None:
+    try:
+        return lock_digest(environment)
+    except EnvironmentFailed:
+        return None

@@ -1,0 +1,58 @@
+"""Copy what people look at, and the raw records compressed, from a finished sweep to results/published/<name>/.
+
+    python scripts/publish.py --results results/default --name local
+
+Images and model files stay behind: they are made again by the same command.
+"""
+
+import argparse
+import gzip
+import shutil
+import sys
+import tarfile
+from pathlib import Path
+
+from diffsweep.sweep.files import atomic_folder, list_files, read_json
+from diffsweep.sweep.paths import ARTIFACTS, RESULTS
+
+SHOWN = ("report.html", "summary.csv", "plan.json", "run.json", "tables", "plots")
+RAW = {".jsonl", ".json", ".parquet", ".npy", ".txt"}
+
+
+def raw_files(results: Path) -> list[Path]:
+    """Records, outcomes and scores of every cell, manifests of every artifact, receipts of the environments."""
+    plan = read_json(results / "plan.json")
+    cells = [path for model in plan["models"] for path in list_files(results / model)]
+    manifests = [path for model in plan["models"] for path in Path(ARTIFACTS, model).glob("*/manifest.json")]
+    receipts = list_files(Path(RESULTS, "envs"))
+    return sorted(path for path in (*cells, *manifests, *receipts) if path.suffix in RAW)
+
+
+def write_archive(paths: list[Path], archive: Path) -> None:
+    """A .tar.gz of `paths` that is the same, byte for byte, whenever and by whomever it is made."""
+    with gzip.GzipFile(archive, "wb", mtime=0) as zipped, tarfile.open(fileobj=zipped, mode="w") as tar:
+        for path in paths:
+            entry = tar.gettarinfo(path, arcname=path.as_posix())
+            entry.mtime = entry.uid = entry.gid = 0
+            entry.uname = entry.gname = ""
+            with open(path, "rb") as content:
+                tar.addfile(entry, content)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, required=True, help="a finished sweep, results/<sweep>")
+    parser.add_argument("--name", required=True, help="the folder below results/published/, usually the target's name")
+    options = parser.parse_args()
+    missing = [name for name in SHOWN if not (options.results / name).exists()]
+    if missing:
+        sys.exit(f"publish: {options.results} has no {missing[0]}; let the sweep end first (snakemake --cores all)")
+    with atomic_folder(Path(RESULTS, "published", options.name)) as folder:
+        for name in SHOWN:
+            source = options.results / name
+            (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / name)
+        write_archive(raw_files(options.results), folder / "records.tar.gz")
+
+
+if __name__ == "__main__":
+    main()

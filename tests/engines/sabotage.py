@@ -1,0 +1,105 @@
+"""Run scripts/convert.py with one thing broken on purpose, to see that it is caught.
+
+    scripts/in_env torch python tests/engines/sabotage.py '[["KIND", {SPEC}, "FOLDER"], ...]'
+
+Each conversion is a fork of this process, which has imported what they need.
+"""
+
+import json
+import os
+import runpy
+import signal
+import sys
+import time
+from pathlib import Path
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+sys.path.insert(0, str(SCRIPTS))
+
+from diffsweep.engines import pytorch  # noqa: E402
+from diffsweep.engines.imports import import_diffusers  # noqa: E402
+
+real_load = pytorch.load_original
+
+
+def reinitialise(component: str):
+    """A converter that starts from a model whose `component` it initialised anew, statistics kept."""
+
+    def load(source, dtype):
+        import torch
+
+        torch.manual_seed(0)
+        pipeline = real_load(source, dtype)
+        for parameter in getattr(pipeline, component).parameters():
+            parameter.data = parameter.data.flatten()[torch.randperm(parameter.numel())].view(parameter.shape)
+        return pipeline
+
+    pytorch.load_original = load
+
+
+def overflow():
+    """A converter whose denoiser returns NaN."""
+
+    def load(source, dtype):
+        pipeline = real_load(source, dtype)
+        pipeline.unet.conv_out.bias.data.fill_(float("nan"))
+        return pipeline
+
+    pytorch.load_original = load
+
+
+def quantise_nothing():
+    """A quantisation that finds no layer to quantise."""
+    pytorch.quantise = lambda network: None
+    pytorch.load_networks = ignore_precision(pytorch.load_networks)
+
+
+def ignore_precision(load):
+    return lambda source, folder, artifact: load(source, folder, {**artifact, "precision": "fp32"})
+
+
+def keep_fp32():
+    """A cast that does not happen."""
+    pytorch.load_original = lambda source, dtype: real_load(source, "float32")
+    pytorch.load_networks = ignore_precision(pytorch.load_networks)
+
+
+def die():
+    pytorch.convert = lambda *arguments: os.kill(os.getpid(), signal.SIGKILL)
+
+
+def run_out_of_memory():
+    pytorch.convert = lambda *arguments: bytearray(1 << 62)
+
+
+def hang():
+    pytorch.convert = lambda *arguments: time.sleep(60)
+
+
+KINDS = {
+    "reinitialised unet": lambda: reinitialise("unet"),
+    "reinitialised text_encoder": lambda: reinitialise("text_encoder"),
+    "reinitialised vae": lambda: reinitialise("vae"),
+    "overflow": overflow,
+    "quantised nothing": quantise_nothing,
+    "kept fp32": keep_fp32,
+    "dies": die,
+    "runs out of memory": run_out_of_memory,
+    "hangs": hang,
+}
+
+
+def main(jobs: list[list]) -> None:
+    import_diffusers()
+    for kind, spec, folder in jobs:
+        if os.fork() == 0:
+            KINDS[kind]()
+            sys.argv = ["convert.py", "--spec", json.dumps(spec), "--out", folder]
+            runpy.run_path(str(SCRIPTS / "convert.py"), run_name="__main__")
+            os._exit(0)
+        if os.wait()[1]:
+            sys.exit(f"{kind}: the program failed")
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))

@@ -1,0 +1,58 @@
+"""The real app over a pipeline of noise: images are uniform in the seed, and take as long as the request has steps.
+
+A prompt "fail: ..." makes the pipeline raise.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+from diffsweep.serving.http import HttpThread, listen
+from diffsweep.serving.parsing import Limits, Service, Wanted
+from diffsweep.serving.worker import Worker
+from diffsweep.sweep.files import write_json
+
+STEP_S = 0.002
+
+
+def generate(wanted: Wanted) -> tuple:
+    import numpy
+
+    if wanted.prompt.startswith("fail:"):
+        raise RuntimeError(wanted.prompt)
+    step_s = []
+    for _ in range(wanted.steps):
+        started_s = time.perf_counter()
+        time.sleep(STEP_S)
+        step_s.append(time.perf_counter() - started_s)
+    images = [numpy.full((wanted.height, wanted.width, 3), seed % 256, numpy.uint8) for seed in wanted.seeds]
+    return numpy.stack(images), SimpleNamespace(prompt_encode_s=0.0, step_s=step_s, decode_s=0.0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--ready", required=True, type=Path)
+    parser.add_argument("--queue", type=int, default=64)
+    options = parser.parse_args()
+    limits = Limits(queue=options.queue)
+    service = Service("reference", 64, 48, "ddim", 5, 3.0, ("ddim", "dpm++", "unipc", "euler"), limits)
+    worker, listener = Worker(limits.queue), listen(0)
+
+    def make_app() -> object:
+        from diffsweep.serving.app import create_app
+
+        return create_app(service, worker)
+
+    http = HttpThread(make_app, listener, worker.stop)
+    http.start()
+    http.wait_until_accepting()
+    if http.failed:
+        sys.exit("the HTTP server could not start")
+    write_json(options.ready, {"port": listener.getsockname()[1]})
+    worker.run(generate)
+
+
+if __name__ == "__main__":
+    main()

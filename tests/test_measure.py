@@ -1,0 +1,595 @@
+"""The measuring wing: block order, records, clocks, load levels, and a whole replicate against a fake server."""
+
+import fcntl
+import json
+import os
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diffsweep.measure import capacity, clients, gpu, host, monitor, pairing, records
+
+PROJECT = Path(__file__).resolve().parents[1]
+BENCHMARK = PROJECT / "scripts" / "benchmark.py"
+FAKE_SERVER = PROJECT / "tests" / "fakes" / "server.py"
+
+# --- pairing ---
+
+PROMPTS = [pairing.Prompt(f"p{i:03d}", f"prompt {i}") for i in range(10)]
+PROTOCOLS = {"warmup": st.integers(1, 6), "requests": st.integers(1, 60), "block": st.integers(1, 7)}
+
+
+def test_blocks_alternate_as_a_b_b_a():
+    assert pairing.block_roles(4, "baseline") == ["baseline", "variant", "variant", "baseline"] * 2
+    assert pairing.block_roles(1, "variant") == ["variant", "baseline"]
+
+
+@given(**PROTOCOLS, replicate=st.integers(1, 9))
+def test_both_sides_get_the_same_prompts_and_seeds_in_the_same_order(warmup, requests, block, replicate):
+    planned = pairing.plan_requests(PROMPTS, replicate=replicate, warmup=warmup, requests=requests, block=block)
+    asked = {
+        role: [(p.warmup, p.prompt_id, p.prompt, p.seed) for p in planned if p.role == role] for role in pairing.ROLES
+    }
+    assert asked["variant"] == asked["baseline"]
+    assert len(asked["variant"]) == warmup + requests
+    assert sum(p.warmup for p in planned) == 2 * warmup
+    assert [p.block for p in planned] == sorted(p.block for p in planned)
+
+
+@given(**PROTOCOLS, replicate=st.integers(1, 9))
+def test_blocks_come_in_pairs_and_a_linear_drift_cancels_over_two_pairs(warmup, requests, block, replicate):
+    planned = pairing.plan_requests(PROMPTS, replicate=replicate, warmup=warmup, requests=requests, block=block)
+    found = list(pairing.blocks(planned))
+    assert [number for number, _, _ in found] == list(range(1, len(found) + 1))
+    assert all(len(group) <= block for _, _, group in found)
+    for (one, role, _), (two, other, _) in zip(found[::2], found[1::2], strict=True):
+        assert {role, other} == set(pairing.ROLES) and two == one + 1
+    for start in range(0, len(found) - 3, 4):
+        place = {role: sum(number for number, r, _ in found[start : start + 4] if r == role) for role in pairing.ROLES}
+        assert place["variant"] == place["baseline"]
+    assert found[0][1] == pairing.first_role(replicate) != pairing.first_role(replicate + 1)
+
+
+def test_replicates_go_on_through_prompts_and_seeds():
+    asked = [
+        (p.prompt_id, p.seed)
+        for replicate in (1, 2, 3, 4, 5)
+        for p in pairing.plan_requests(PROMPTS, replicate=replicate, warmup=1, requests=40, block=4)
+        if p.role == "variant" and not p.warmup
+    ]
+    assert sorted(asked) == [(f"p{prompt:03d}", seed) for prompt in range(10) for seed in range(20)]
+
+
+# --- records ---
+
+LATENCY = records.LatencyRecord(
+    **{"schema": 1, "run": "r", "model": "m", "target": "t", "variant": "v", "role": "variant", "replicate": 1},
+    **{"block": 1, "order": 3, "prompt_id": "p001", "seed": 5, "warmup": False, "status": "ok", "error": None},
+    **{"sent_unix_s": 1e9, "e2e_s": 0.5, "queue_s": 0.0, "prompt_encode_s": 0.1, "step_s": [0.1, 0.2], "decode_s": 0},
+    **{"image_encode_s": 0.01, "residual_s": 0.02, "transfer_s": 0.07, "first_byte_s": 0.49},
+)
+
+
+@pytest.fixture
+def record_file(tmp_path):
+    path = tmp_path / "latency.jsonl"
+    with records.RecordWriter(path) as writer:
+        for _ in range(3):
+            writer.append(LATENCY)
+    return path
+
+
+def test_records_come_back_as_they_were_written(record_file):
+    assert records.read_latency(record_file) == [LATENCY] * 3
+
+
+def test_a_writer_appends(record_file):
+    with records.RecordWriter(record_file) as writer:
+        writer.append(LATENCY)
+    assert len(records.read_latency(record_file)) == 4
+
+
+def test_fields_of_a_later_version_are_left_aside(record_file):
+    line = json.dumps({**asdict(LATENCY), "energy_j": 3.0})
+    record_file.write_text(line + "\n")
+    assert records.read_latency(record_file) == [LATENCY]
+
+
+def _changed(**changes):
+    return json.dumps({**asdict(LATENCY), **changes}).encode()
+
+
+def _without(name):
+    return json.dumps({k: v for k, v in asdict(LATENCY).items() if k != name}).encode()
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        (b'{"schema": 1, "run"', "not a record"),
+        (b"", "not a record"),
+        (b"\xff\xfe", "not UTF-8"),
+        (b"[1, 2]", "not a JSON object"),
+        (_without("seed"), "seed is missing"),
+        (_changed(seed="5"), "seed is '5'"),
+        (_changed(warmup=1), "warmup is '1'"),
+        (_changed(e2e_s=True), "e2e_s is 'True'"),
+        (_changed(step_s=[0.1, "x"]), "step_s is"),
+        (_changed(e2e_s=float("nan")), "NaN is not a measurement"),
+        (_changed(schema=2), "schema is 2"),
+    ],
+)
+def test_a_corrupt_record_is_named_with_file_and_line(record_file, line, complaint):
+    lines = record_file.read_bytes().splitlines()
+    record_file.write_bytes(b"\n".join([lines[0], line, lines[2], b""]))
+    with pytest.raises(records.CorruptRecords) as caught:
+        records.read_latency(record_file)
+    assert str(caught.value).startswith(f"{record_file}:2: ") and complaint in str(caught.value)
+
+
+def test_a_file_cut_off_anywhere_in_its_last_record_is_refused(record_file):
+    whole = record_file.read_bytes()
+    last = whole.rindex(b"\n", 0, -1) + 1
+    for end in range(last + 1, len(whole), 5):
+        record_file.write_bytes(whole[:end])
+        with pytest.raises(records.CorruptRecords, match=":3: the last record is cut off"):
+            records.read_latency(record_file)
+
+
+def test_nothing_that_is_not_a_number_is_written(tmp_path):
+    with records.RecordWriter(tmp_path / "x") as writer, pytest.raises(ValueError, match="JSON compliant"):
+        writer.append(records.LatencyRecord(**{**asdict(LATENCY), "e2e_s": float("inf")}))
+
+
+# --- clocks ---
+
+seconds = st.floats(0, 100, allow_nan=False)
+
+
+@given(st.lists(seconds, min_size=1, max_size=50), seconds, seconds, seconds, seconds, seconds, seconds)
+def test_clocks_add_up(steps, queue, encode, decode, image, other, transfer):
+    total = queue + encode + sum(steps) + decode + image + other
+    metrics = {"queue_s": queue, "prompt_encode_s": encode, "step_s": steps, "decode_s": decode}
+    metrics |= {"image_encode_s": image, "total_s": total}
+    reply = clients.Reply(1e9, 50.0, 50.0 + total + transfer, total, metrics, 1)
+    parts = clients.split_clocks(reply)
+    assert parts["e2e_s"] == pytest.approx(total + transfer, abs=1e-6)
+    assert parts["residual_s"] == pytest.approx(other, abs=1e-5)
+    assert parts["transfer_s"] == pytest.approx(transfer, abs=1e-5)
+    names = ("queue_s", "prompt_encode_s", "decode_s", "image_encode_s", "transfer_s", "residual_s")
+    assert sum(parts[name] for name in names) + sum(parts["step_s"]) == pytest.approx(parts["e2e_s"], abs=1e-6)
+
+
+GOOD_METRICS = {"queue_s": 0, "prompt_encode_s": 0, "step_s": [1], "decode_s": 0, "image_encode_s": 0, "total_s": 1}
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        b"<html>",
+        b"[]",
+        b'{"data": []}',
+        json.dumps({"data": [], "metrics": GOOD_METRICS}).encode(),
+        json.dumps({"data": [{"b64_json": "aGVsbG8="}], "metrics": GOOD_METRICS}).encode(),
+        json.dumps({"data": [{"b64_json": "!"}], "metrics": GOOD_METRICS}).encode(),
+        json.dumps({"data": [{"b64_json": "iVBORw0KGgo="}], "metrics": {**GOOD_METRICS, "step_s": None}}).encode(),
+        json.dumps({"data": [{"b64_json": "iVBORw0KGgo="}], "metrics": {**GOOD_METRICS, "total_s": "1"}}).encode(),
+    ],
+)
+def test_a_reply_that_is_no_image_is_garbage(document):
+    with pytest.raises(clients.Garbage):
+        clients.read_reply(document)
+
+
+# --- load levels ---
+
+
+def completions(service_s, level, measured, error_at=()):
+    """What a serial server with these service times (cycled) gives `level` clients that ask again at once."""
+    sent = [0.0] * level
+    now_s, found = 0.0, []
+    for i in range(level + measured):
+        now_s += service_s[i % len(service_s)]
+        error = "http 500" if i in error_at else None
+        found.append(capacity.Completion(i % level, sent[i % level], now_s, 0 if error else 1, error, None, i >= level))
+        sent[i % level] = now_s
+    return found
+
+
+@pytest.mark.parametrize("level", [1, 2, 4, 16])
+def test_a_full_server_has_the_throughput_of_its_service_time(level):
+    found = capacity.summarise_level(level, completions([0.25], level, 12))
+    assert found["images_per_s"] == pytest.approx(4)
+    assert found["littles_law"] == pytest.approx(1)
+    assert found["latency_mean_s"] == pytest.approx(0.25 * level)
+    assert found["window_images_per_s"] == pytest.approx([4, 4, 4])
+    assert found["valid"] and found["steady_requests"] == 12 and found["requests"] == 12 + level
+
+
+def test_a_level_with_errors_is_not_valid():
+    found = capacity.summarise_level(2, completions([0.25], 2, 8, error_at={5}))
+    assert not found["valid"] and found["reason"] == "1 of 10 requests failed" and found["errors"] == {"http 500": 1}
+
+
+def test_a_client_that_pauses_breaks_littles_law():
+    slow = [capacity.Completion(0, i + 0.1, i + 1.0, 1, None, None, i > 0) for i in range(7)]  # idle 10 % of the time
+    found = capacity.summarise_level(1, slow)
+    assert not found["valid"] and "Little's law" in found["reason"]
+
+
+def test_a_level_without_any_success_is_a_hole():
+    found = capacity.summarise_level(1, [capacity.Completion(0, 0, 1, 0, "timeout", "x", False)])
+    assert found["images_per_s"] is None and not found["valid"]
+
+
+# --- monitor, host ---
+
+
+def test_foreign_cpu_time_is_seen_and_ours_is_not():
+    burner = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        as_ours, as_foreign = monitor.usage({"server": [burner.pid]}), monitor.usage({})
+        burnt_s = monitor.cpu_s([burner.pid])
+        wait_for(lambda: monitor.cpu_s([burner.pid]) > burnt_s + 0.5)
+        ours = monitor.between(as_ours, monitor.usage({"server": [burner.pid]}))
+        foreign = monitor.between(as_foreign, monitor.usage({}))
+    finally:
+        burner.kill()
+        burner.wait()
+    assert ours["servers_cpu_s"]["server"] >= 0.5
+    assert foreign["foreign_cpu_s"] >= ours["foreign_cpu_s"] + 0.4
+    assert any("other processes" in reason for reason in foreign["disturbed"])
+
+
+def test_a_quiet_span_is_not_disturbed():
+    quiet = {"elapsed_s": 1.0, "foreign_cpu_s": 0.05, "steal_s": 0.0, "throttled_s": 0.0}
+    assert monitor.disturbances(quiet) == []
+    assert len(monitor.disturbances({**quiet, "steal_s": 0.2, "throttled_s": 0.1})) == 2
+
+
+def test_waiting_for_a_process_ends_when_it_sleeps():
+    spin = (
+        "import time; end = time.process_time() + 0.2\nwhile time.process_time() < end: pass\nprint(); time.sleep(60)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", spin], stdout=subprocess.PIPE)
+    try:
+        monitor.wait_until_idle([process.pid])
+        assert process.stdout.readline() == b"\n"
+        assert monitor.wait_until_idle([process.pid]) < monitor.IDLE_WAIT_S
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_memory_of_a_process_that_is_gone_is_not_measured():
+    assert monitor.memory_bytes([2**22 + 1]) == {"memory_bytes": None, "peak_memory_bytes": None}
+    own = monitor.memory_bytes([os.getpid()])
+    assert own["peak_memory_bytes"] >= own["memory_bytes"] > 1e6
+
+
+class FakeNvml:
+    """As much of the module pynvml as measure/gpu.py asks for: one GPU that is too hot and cannot count energy."""
+
+    NVML_CLOCK_SM, NVML_TEMPERATURE_GPU = 1, 0
+
+    class NVMLError(Exception):
+        pass
+
+    def __getattr__(self, question):
+        answers = {
+            "nvmlSystemGetDriverVersion": "600.1",
+            "nvmlDeviceGetCount": 1,
+            "nvmlDeviceGetHandleByIndex": "handle",
+            "nvmlDeviceGetHandleByUUID": "handle",
+            "nvmlDeviceGetName": "H100",
+            "nvmlDeviceGetUUID": "GPU-1",
+            "nvmlDeviceGetEnforcedPowerLimit": 700_000,
+            "nvmlDeviceGetMemoryInfo": SimpleNamespace(total=80e9, used=3e9),
+            "nvmlDeviceGetClockInfo": 1980,
+            "nvmlDeviceGetTemperature": 90,
+            "nvmlDeviceGetCurrentClocksEventReasons": 0x44,
+            "nvmlDeviceGetComputeRunningProcesses": [SimpleNamespace(pid=7), SimpleNamespace(pid=8)],
+        }
+
+        def ask(*_arguments):
+            if question not in answers:
+                raise self.NVMLError(question)
+            return answers[question]
+
+        return ask
+
+
+def test_gpus_are_described_and_a_throttled_or_shared_one_disturbs(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    (found,) = gpu.describe(FakeNvml())
+    assert found["name"] == "H100" and found["power_limit_w"] == 700 and found["driver"] == "600.1"
+    states = gpu.state(FakeNvml())
+    assert states[0]["energy_j"] is None and states[0]["processes"] == [7, 8]
+    throttled, shared = gpu.disturbances(states, ours={7})
+    assert "0x40" in throttled and "1 foreign" in shared  # 0x4, the power cap, is no reason
+    assert gpu.disturbances(states, ours={7, 8}) == [throttled]
+    assert gpu.disturbances(states, ours={1007, 1008}) == [throttled]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert gpu.state(FakeNvml()) == []
+    assert gpu.describe(None) is None and gpu.state(None) is None and gpu.disturbances(None, set()) == []
+
+
+def test_cpu_info_of_x86_and_arm():
+    x86 = "processor\t: 0\nmodel name\t: Xeon\nflags\t\t: fma avx2 amx_bf16 hypervisor\n"
+    assert host.cpu_info(x86) == {"model": "Xeon", "features": ["avx2", "fma", "amx_bf16"], "virtual_machine": True}
+    assert host.cpu_info("processor\t: 0\nFeatures\t: fp asimd\n")["virtual_machine"] is False
+
+
+def test_the_description_of_the_host_names_nobody():
+    text = json.dumps([host.describe(), host.state()])
+    assert str(Path.home()) not in text and socket.gethostname() not in text
+
+
+# --- a replicate against a fake server ---
+
+
+def spec_of(variant=None, baseline=None, **changes):
+    """A small replicate; `variant` and `baseline` say how their fake servers behave."""
+
+    def side(name, behaviour):
+        axes = {"engine": "torch", "precision": "fp32", "compile": False}
+        artifact = {"name": f"{name}-artifact", **axes, "device": "cpu", "threads": 1, **behaviour}
+        return {"name": name, **axes, "scheduler": "ddim", "steps": 4, "guidance": 3.0}, artifact
+
+    (ours, our_artifact), (theirs, their_artifact) = side("fast", variant or {}), side("base", baseline or {})
+    return {
+        "model": {"name": "fake", "path": "nowhere", "width": 64, "height": 64},
+        "target": {"name": "local", "device": "cpu", "threads": 1},
+        **{"variant": ours, "variant_artifact": our_artifact, "baseline": theirs, "baseline_artifact": their_artifact},
+        "environments": {"variant": "torch", "baseline": "torch"},
+        "replicate": 1,
+        "protocol": {"warmup": 2, "requests": 4, "block": 1, "distinct_prompts": 3, "levels": [1, 2]}
+        | {"requests_per_level": 4},
+        "prompts": {"path": "config/prompts/default.yaml", "digest": ""},
+        **{"request_timeout_s": 30, "timeout_s": 60, "attempt": 0},
+        **changes,
+    }
+
+
+OK = {"status": "ok", "reason": None, "stage": "convert", "attempt": 0}
+
+
+class Job:
+    """One call of scripts/benchmark.py."""
+
+    def __init__(self, folder, spec, outcome=None):
+        self.out, self.process = folder / "replicate-1", None
+        self.artifact = folder / "artifact"
+        self.artifact.mkdir()
+        (self.artifact / "manifest.json").write_text(json.dumps({"outcome": outcome or OK}))
+        self.lock = folder / "lock"
+        artifacts = ["--artifact", str(self.artifact), "--baseline-artifact", str(self.artifact)]
+        places = ["--out", str(self.out), "--lock", str(self.lock), "--server", str(FAKE_SERVER)]
+        self.command = [sys.executable, str(BENCHMARK), "--spec", json.dumps(spec), *artifacts, *places]
+
+    def start(self):
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        self.process = subprocess.Popen(self.command, cwd=PROJECT, start_new_session=True, **pipes)
+        return self
+
+    def finish(self):
+        stdout, stderr = self.process.communicate(timeout=60)
+        assert self.process.returncode == 0, stderr
+        return stdout
+
+    def run(self):
+        return self.start().finish()
+
+    @property
+    def replicate(self):
+        return json.loads((self.out / "replicate.json").read_text())
+
+    @property
+    def outcome(self):
+        return self.replicate["outcome"]
+
+    @property
+    def latency(self):
+        return records.read_latency(self.out / "latency.jsonl")
+
+    @property
+    def capacity(self):
+        return records.read_capacity(self.out / "capacity.jsonl")
+
+
+def is_alive(pid):
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
+
+
+def wait_for(condition, timeout_s=10):
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "this did not come true in time"
+        time.sleep(0.02)
+
+
+def test_latencies_and_throughput_come_back_right(tmp_path):
+    variant_s, baseline_s = [0.03, 0.05, 0.04], [0.08]
+    job = Job(tmp_path, spec_of({"service_s": variant_s}, {"service_s": baseline_s}))
+    stdout = job.run()
+    assert job.outcome == {"status": "ok", "reason": None, "stage": "benchmark", "attempt": 0}
+    assert "block 8 of 8" in stdout and "load by 2 clients" in stdout
+
+    measured = {role: [r for r in job.latency if r.role == role and not r.warmup] for role in pairing.ROLES}
+    assert [len(side) for side in measured.values()] == [4, 4]
+    assert sum(r.warmup for r in job.latency) == 4
+    assert [r.order for r in job.latency] == list(range(1, 13))
+    for role, service_s in (("variant", variant_s), ("baseline", baseline_s)):
+        for number, record in enumerate(measured[role], start=2):  # after two warm-up requests
+            server_s = sum((record.prompt_encode_s, *record.step_s, record.decode_s))
+            assert service_s[number % len(service_s)] <= server_s < record.e2e_s
+            parts = (record.queue_s, record.image_encode_s, record.transfer_s, record.residual_s)
+            assert record.e2e_s == pytest.approx(server_s + sum(parts), abs=1e-6)
+            assert len(record.step_s) == 4 and min(parts) >= 0 and record.first_byte_s <= record.e2e_s
+        # What is not the server's own time is small; sleeps and wake-ups are late when the machine is busy.
+        assert statistics.median(r.e2e_s - r.prompt_encode_s / 0.1 for r in measured[role]) < 0.05
+
+    for level in job.replicate["levels"]:
+        steady = [r for r in job.capacity if r.level == level["level"] and r.steady]
+        ramp = [r for r in job.capacity if r.level == level["level"] and not r.steady]
+        assert len(steady) == 4 and all(r.images == 1 and r.status == "ok" for r in steady)
+        assert len(ramp) == level["level"]
+        window_s = steady[-1].done_s - ramp[-1].done_s
+        assert level["images_per_s"] == pytest.approx(4 / window_s)
+        assert sum(variant_s) + min(variant_s) <= window_s < sum(variant_s) + max(variant_s) + 0.5
+        assert level["errors"] == {} and level["littles_law"] == pytest.approx(1, abs=0.25)
+
+    servers = job.replicate["servers"]
+    assert servers["variant"]["peak_memory_bytes"] > 1e6 and servers["baseline"]["start_s"] > 0
+    assert servers["variant"]["first_image_s"] > servers["variant"]["start_s"]
+    assert [block["block"] for block in job.replicate["blocks"]] == list(range(1, 9))
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("exit", "exited with code 3"),
+        ("kill", "was killed (signal 9)"),
+        ("garbage", "garbage"),
+        ("close", "(connection)"),
+        ("500", "a planted fault"),
+    ],
+)
+def test_a_server_that_fails_in_the_middle_is_an_outcome_and_records_are_kept(tmp_path, fault, words):
+    job = Job(tmp_path, spec_of({"fault": fault, "at": 5}))
+    stdout = job.run()
+    assert job.outcome["status"] == "failed" and words in job.outcome["reason"] and words in stdout
+    assert "variant" in job.outcome["reason"]
+    kept = [r for r in job.latency if r.role == "variant"]
+    assert [r.status for r in kept] == ["ok"] * 4 + ["error"] and kept[-1].e2e_s is None
+    assert job.capacity == [] and job.replicate["servers"]["variant"]["start_s"] > 0
+
+
+@pytest.mark.parametrize(("fault", "kind"), [("kill", "connection"), ("garbage", "garbage"), ("500", "http 500")])
+def test_a_server_that_fails_under_load_keeps_its_latencies(tmp_path, fault, kind):
+    job = Job(tmp_path, spec_of({"fault": fault, "at": 14}))  # 6 requests for latency, 5 at level 1, then level 2
+    job.run()
+    assert job.outcome["status"] == "failed"
+    assert len(job.latency) == 12 and all(r.status == "ok" for r in job.latency)
+    assert [level["valid"] for level in job.replicate["levels"]] == [True, False]
+    assert kind in job.replicate["levels"][1]["errors"] and kind in {r.error for r in job.capacity}
+
+
+def test_a_full_queue_makes_a_level_invalid_and_nothing_else(tmp_path):
+    job = Job(tmp_path, spec_of({"fault": "429", "at": 14}))
+    job.run()
+    assert job.outcome["status"] == "ok"
+    assert job.replicate["levels"][1]["errors"]["http 429"] > 0 and not job.replicate["levels"][1]["valid"]
+
+
+def test_a_request_that_hangs_ends_after_its_time_limit(tmp_path):
+    job = Job(tmp_path, spec_of(None, {"fault": "hang", "at": 4}, request_timeout_s=1))
+    job.run()
+    assert job.outcome["status"] == "failed"
+    assert "baseline" in job.outcome["reason"] and "no answer within 1 s" in job.outcome["reason"]
+
+
+def test_a_load_level_that_hangs_ends_too(tmp_path):
+    job = Job(tmp_path, spec_of({"fault": "hang", "at": 14}, request_timeout_s=1))
+    job.run()
+    assert job.outcome["status"] == "failed" and "no answer within 1 s" in job.outcome["reason"]
+
+
+def test_the_time_limit_of_the_job_ends_everything_and_keeps_records(tmp_path):
+    processes = tmp_path / "processes"
+    job = Job(tmp_path, spec_of({"fault": "hang", "at": 4, "processes": str(processes)}, timeout_s=4))
+    job.run()
+    assert job.outcome["status"] == "failed"
+    assert "time limit of 4 s" in job.outcome["reason"] and "measuring latency" in job.outcome["reason"]
+    assert len([r for r in job.latency if r.role == "variant"]) == 3
+    wait_for(lambda: not any(map(is_alive, map(int, processes.read_text().split()))))
+
+
+def test_what_a_server_says_about_its_artifact_becomes_the_outcome(tmp_path):
+    job = Job(tmp_path, spec_of({"problem": "there is no such kernel", "status": "unsupported"}))
+    job.run()
+    assert job.outcome["status"] == "unsupported" and "there is no such kernel" in job.outcome["reason"]
+    assert job.latency == [] and job.capacity == []
+
+
+@pytest.mark.parametrize("status", ["failed", "unsupported"])
+def test_an_artifact_that_failed_is_not_measured(tmp_path, status):
+    refused = {"status": status, "reason": "parity: 3 dB", "stage": "convert", "attempt": 0}
+    job = Job(tmp_path, spec_of(), outcome=refused)
+    job.run()
+    assert job.outcome == {**refused, "stage": "benchmark", "reason": "convert: parity: 3 dB"}
+    assert job.latency == [] and job.capacity == []
+
+
+def _servers(processes):
+    return int(len(processes.read_text().split()) / 2)  # each notes itself and its helper
+
+
+def test_variants_of_one_artifact_share_a_server(tmp_path):
+    processes = tmp_path / "processes"
+    spec = spec_of({"processes": str(processes)})
+    job = Job(tmp_path, {**spec, "baseline_artifact": spec["variant_artifact"]})
+    job.run()
+    assert job.outcome["status"] == "ok" and job.replicate["shared_server"] and _servers(processes) == 1
+    assert [len([r for r in job.latency if r.role == role]) for role in pairing.ROLES] == [6, 6]
+
+
+def test_the_baseline_against_itself_takes_two_servers(tmp_path):
+    processes = tmp_path / "processes"
+    spec = spec_of({"processes": str(processes)})
+    both = {"baseline_artifact": spec["variant_artifact"], "baseline": spec["variant"]}
+    job = Job(tmp_path, {**spec, **both})
+    job.run()
+    assert job.outcome["status"] == "ok" and not job.replicate["shared_server"] and _servers(processes) == 2
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_no_server_outlives_the_benchmark(tmp_path, how):
+    processes = tmp_path / "processes"
+    behaviour = {"fault": "hang", "at": 4, "processes": str(processes)}
+    job = Job(tmp_path, spec_of(behaviour)).start()
+    partial = job.out / "latency.jsonl.partial"
+    wait_for(lambda: partial.exists() and len(partial.read_bytes().splitlines()) >= 5)
+    alive = [int(pid) for pid in processes.read_text().split()]
+    assert len(alive) == 2 and all(map(is_alive, alive))
+    if how == signal.SIGINT:
+        os.killpg(job.process.pid, how)  # as the terminal does it
+    else:
+        job.process.send_signal(how)
+    assert job.process.wait(timeout=5) != 0
+    wait_for(lambda: not any(map(is_alive, alive)), timeout_s=3)
+    job.process.communicate()
+    assert not (job.out / "replicate.json").exists()
+
+
+def test_measurements_on_one_machine_wait_for_each_other(tmp_path):
+    job = Job(tmp_path, spec_of(timeout_s=30))
+    with open(job.lock, "w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        job.start()
+        assert job.process.stdout.readline().startswith("waiting for another measurement")
+        time.sleep(0.5)
+        assert job.process.poll() is None and not (job.out / "replicate.json").exists()
+    job.finish()
+    assert job.outcome["status"] == "ok" and job.replicate["lock_wait_s"] >= 0.5
+
+
+def test_a_spec_that_is_not_json_is_one_line(tmp_path):
+    job = Job(tmp_path, spec_of())
+    job.command[job.command.index("--spec") + 1] = "{"
+    done = subprocess.run(job.command, cwd=PROJECT, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.startswith("benchmark: ") and done.stderr.count("\n") == 1

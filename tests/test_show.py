@@ -1,0 +1,502 @@
+"""Pictures, report and closing words: legible, honest about holes, and self-contained, on synthetic results."""
+
+import importlib
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+from contextlib import redirect_stdout
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_rgb
+from matplotlib.text import Text
+
+import synthetic
+from diffsweep.show import figures, palette, pareto_plot, sentences, style, words
+from diffsweep.show.cells import read_cells
+from diffsweep.show.findings import answer
+from diffsweep.show.labels import Box, place_labels
+from diffsweep.show.pairs import change
+
+PROJECT = Path(__file__).resolve().parents[1]
+SCRIPTS = PROJECT / "scripts"
+VARIANTS = synthetic.make_variants()
+REASON = "parity: the denoiser's relative error is 0.41, the limit 0.2"
+EVIL = "<script>alert('x')</script> & \"quoted\" $x^2$"
+
+
+def run(program: str, *arguments) -> str:
+    """What a program of scripts/ prints; run in this process, since importing pandas would take most of the time."""
+    module, said, before = importlib.import_module(program.removesuffix(".py")), io.StringIO(), sys.argv
+    sys.argv = [program, *map(str, arguments)]
+    try:
+        with redirect_stdout(said):
+            module.main()
+    finally:
+        sys.argv = before
+    return said.getvalue()
+
+
+def aggregated(folder: Path, plan: dict, **options) -> Path:
+    sweep = synthetic.make_results(folder, plan, **options)
+    tables = ("--results", sweep, "--artifacts", sweep.parent / "artifacts", "--out", sweep)
+    run("aggregate.py", "--plan", sweep / "plan.json", *tables)
+    return sweep
+
+
+def shown(sweep: Path) -> tuple[str, dict]:
+    """The report and the pictures' index of an aggregated sweep."""
+    run("plot.py", "--results", sweep)
+    run("report.py", "--results", sweep, "--out", sweep / "report.html")
+    return (sweep / "report.html").read_text(encoding="utf-8"), json.loads((sweep / "plots/index.json").read_text())
+
+
+def small_plan(variants: list[dict], **options) -> dict:
+    return synthetic.make_plan(variants, **{"replicates": 3, "requests": 24, "images": 8, **options})
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory) -> Path:
+    """The default sweep with three holes, aggregated."""
+    failures = {
+        "int8": synthetic.Failure("convert", "failed", REASON),
+        "fp16": synthetic.Failure("benchmark", "unsupported", EVIL),
+        "openvino-int8": synthetic.Failure("score", "failed", "3 of 8 images are black (first: 0007-7.png)"),
+    }
+    return aggregated(tmp_path_factory.mktemp("default"), small_plan(VARIANTS), failures=failures)
+
+
+@pytest.fixture(scope="module")
+def report(sweep) -> tuple[str, dict]:
+    """The default sweep's report, with HTML in a prompt of every variant."""
+    for path in sweep.glob("reference/local/*/images.json"):
+        document = json.loads(path.read_text())
+        for entry in document["images"][:1]:
+            entry["prompt"] = EVIL
+        path.write_text(json.dumps(document))
+    return shown(sweep)
+
+
+# --- labels ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_labels_never_overlap(seed):
+    rng = np.random.default_rng(seed)
+    bounds = Box(0, 0, 720, 400)
+    n = 10 + 12 * seed
+    points = [(float(x), float(y)) for x, y in rng.uniform([20, 20], [700, 380], (n, 2))]
+    sizes = [(float(w), 12.0) for w in rng.uniform(30, 150, n)]
+    marks = [Box(x - 6, y - 6, x + 6, y + 6) for x, y in points]
+    lines = [(x, y - 20, x, y + 20, 24.0) for x, y in points]
+    placed = place_labels(points, sizes, bounds, marks, lines)
+    boxes = [p.box for p in placed if p is not None]
+    assert len(boxes) >= min(n, 20)
+    for i, box in enumerate(boxes):
+        assert bounds.x0 <= box.x0 and box.x1 <= bounds.x1 and bounds.y0 <= box.y0 and box.y1 <= bounds.y1
+        assert not any(box.overlaps(other) for other in boxes[i + 1 :])
+        assert not any(box.overlaps(mark) for mark in marks)
+    assert placed == place_labels(points, sizes, bounds, marks, lines)
+
+
+def label_boxes(figure, dpi: int) -> list[Box]:
+    """Where the labels of a Pareto picture are when it is written at `dpi`."""
+    figure.set_dpi(dpi)
+    figure.canvas.draw()
+    renderer = figure.canvas.get_renderer()
+    texts = [t for axes in figure.axes for t in axes.texts if (t.get_gid() or "").startswith("label:")]
+    extents = [Text.get_window_extent(t, renderer) for t in texts]  # an annotation's own would include its line
+    return [Box(e.x0, e.y0, e.x1, e.y1) for e in extents]
+
+
+def crowd(n: int) -> list[pareto_plot.Point]:
+    """So many variants, half of them in a heap."""
+    rng = np.random.default_rng(n)
+    points = []
+    for i in range(n):
+        base = VARIANTS[i % len(VARIANTS)]
+        x, y = (0.3, 24.0) if i % 2 else (0.1, 24.0)
+        x, y = x * rng.uniform(0.9, 1.4), y * rng.uniform(0.98, 1.3)
+        name = f"{base['name']}-{i}"
+        points.append(
+            pareto_plot.Point(
+                name, base["engine"], base["precision"], x, x * 0.98, x * 1.02, y, y - 1, y + 1, baseline=i == 0
+            )
+        )
+    front = min(range(n), key=lambda i: points[i].x)
+    points[front] = replace(points[front], standing=pareto_plot.ON_FRONT)
+    return points
+
+
+@pytest.mark.parametrize("n", [1, 2, 17, 60])
+@pytest.mark.parametrize("dpi", [100, 144])
+def test_pareto_labels_do_not_collide(n, dpi):
+    with style.use_style():
+        axis = pareto_plot.Axis("latency, ms", 1e3)
+        figure = pareto_plot.draw(crowd(n), axis, pareto_plot.Axis("FID"), style.Frame("title", "subtitle", "footnote"))
+        boxes = label_boxes(figure, dpi)
+    assert len(boxes) >= min(n, 15)
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[i + 1 :])
+
+
+# --- colours --------------------------------------------------------------------------------------------------------
+
+# Machado, Oliveira and Fernandes 2009, severity 1: protanopia, deuteranopia, tritanopia, on linear RGB.
+DEFICIENCIES = (
+    [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+)
+
+
+def linear(colour: str) -> np.ndarray:
+    rgb = np.asarray(to_rgb(colour))
+    return np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+
+
+def lab(rgb: np.ndarray) -> np.ndarray:
+    """CIE L*a*b* of linear RGB."""
+    to_xyz = [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
+    xyz = np.asarray(to_xyz) @ np.clip(rgb, 0, 1) / [0.95047, 1, 1.08883]
+    f = np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz / (3 * (6 / 29) ** 2) + 4 / 29)
+    return np.asarray([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+@pytest.mark.parametrize("deficiency", [np.eye(3), *map(np.asarray, DEFICIENCIES)])
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_engines_are_told_apart_by_everybody(deficiency, theme):
+    themed = css_colours((SCRIPTS / "diffsweep/show/report.css").read_text(), theme)
+    colours = [lab(deficiency @ linear(c)) for name, c in themed.items() if name.startswith("engine-")]
+    gaps = [np.linalg.norm(a - b) for i, a in enumerate(colours) for b in colours[i + 1 :]]
+    assert min(gaps) > 15  # a difference of 2.3 is just noticeable
+
+
+def css_colours(css: str, theme: str) -> dict[str, str]:
+    block = css.split("@media (prefers-color-scheme: dark)")[0 if theme == "light" else 1].split("}")[0]
+    return dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", block))
+
+
+def contrast(a: str, b: str) -> float:
+    """WCAG 2's contrast ratio."""
+    light = sorted(float(np.asarray([0.2126, 0.7152, 0.0722]) @ linear(c)) + 0.05 for c in (a, b))
+    return light[1] / light[0]
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_contrast_in_both_themes(theme):
+    colours = css_colours((SCRIPTS / "diffsweep/show/report.css").read_text(), theme)
+    assert set(palette.THEMED.values()) <= set(colours)
+    for name in ("ink", "muted", "alarm", "good", "warn", "link"):
+        assert min(contrast(colours[name], colours[back]) for back in ("paper", "page", "band")) >= 4.5, name
+    for name in (n for n in colours if n.startswith("engine-")):
+        assert contrast(colours[name], colours["paper"]) >= 3, name
+
+
+def test_light_theme_is_the_pictures_own():
+    colours = css_colours((SCRIPTS / "diffsweep/show/report.css").read_text(), "light")
+    assert {colours[name]: name for name in palette.THEMED.values()} == palette.THEMED
+
+
+# --- words ----------------------------------------------------------------------------------------------------------
+
+
+def test_numbers_as_words():
+    assert [words.number(v) for v in (None, float("nan"), 0.01234, 1.5239, 24.06, 12340.4, 0.9996, 0)] == [
+        "n/a", "n/a", "0.0123", "1.52", "24.1", "12,340", "1.00", "0",
+    ]  # fmt: skip
+    assert [words.seconds(v) for v in (0.0412, 0.9994, 1.2, 125.0, 3840.0, None)] == [
+        "41.2 ms", "999 ms", "1.20 s", "2 min 5 s", "1 h 4 min", "n/a",
+    ]  # fmt: skip
+    assert words.with_interval(0.418, 0.414, 0.4222, words.seconds) == "418 ms (414 to 422)"
+    assert words.with_interval(0.98, 0.9, 1.1, words.seconds) == "980 ms (900 ms to 1.10 s)"
+    assert words.with_interval(1.52, 1.49, 1.55, words.factor) == "1.52× (1.49 to 1.55)"
+    assert words.with_interval(0.0018, 0.0017, 0.0019, words.money) == "$0.00180 (0.00170 to 0.00190)"
+    assert words.with_interval(1.5, None, None, words.factor) == "1.50×"
+    assert words.listing(list("abcdef"), 4) == "a, b, c and 3 more"
+
+
+def verdict_of(ratio: float, spread: float, requests: int = 40, replicates: int = 5):
+    """The change in P95 between two sides of which one is `ratio` times as fast, up to `spread` per replicate."""
+    rng = np.random.default_rng(3)
+    number = np.repeat(np.arange(replicates), requests)
+    base = 0.5 * np.exp(0.05 * rng.standard_normal(len(number)))
+    own = base / ratio * np.exp(spread * rng.standard_normal(replicates))[number]
+    ours, theirs = (pd.DataFrame({"replicate": number, "e2e_s": times}) for times in (own, base))
+    return change(ours, theirs, "p95", 0.01)
+
+
+def test_the_sentence_of_the_comparison():
+    assert re.fullmatch(
+        r"fp16 lowers P95 by 1\d\.\d %, interval \d+\.\d to \d+\.\d %",
+        sentences.change_words("fp16", verdict_of(1.2, 0.005)),
+    )
+    raised = sentences.change_words("fp16", verdict_of(0.8, 0.005))
+    assert re.fullmatch(r"fp16 raises P95 by 2\d\.\d %, interval 2\d\.\d to 2\d\.\d %", raised)
+    unclear = sentences.change_words("fp16", verdict_of(1.0, 0.05))
+    assert "is not shown to change P95" in unclear and "(cannot tell)" in unclear
+    assert "makes no difference to P95" in sentences.change_words("fp16", verdict_of(1.0, 0.0005))
+    few = verdict_of(1.2, 0.005, requests=10)  # 50 requests are too few for P95
+    assert few.ratio is None and "too few requests (n = 50)" in sentences.change_words("fp16", few)
+    alone = verdict_of(1.2, 0.005, requests=100, replicates=1)
+    assert "one replicate gives no interval" in sentences.change_words("fp16", alone)
+
+
+def test_a_change_is_the_ratio_of_the_quantiles():
+    found = verdict_of(1.25, 0.0)
+    assert found.ratio.value == pytest.approx(1.25) and found.reduction[0] == pytest.approx(0.2)
+
+
+# --- the answer -----------------------------------------------------------------------------------------------------
+
+
+def row(name: str, speedup: float, quality: str | None, verdict: str = "improved", cost: float = 1.0, **more) -> dict:
+    baseline = name == "fp32"
+    triples = {
+        "speedup": speedup,
+        "usd_per_1000_images_on_demand": cost,
+        "latency_e2e_p50_s": 0.5 / speedup,
+        "fid": 24.0,
+    }
+    columns = {f"{k}{end}": v * f for k, v in triples.items() for end, f in (("", 1), ("_low", 0.99), ("_high", 1.01))}
+    known = {"variant": name, "parent": None if baseline else "fp32", "status": "ok", "ssim_median": 0.9}
+    return {**known, **columns, "verdict": verdict, "quality_verdict": quality, **more}
+
+
+BASE = row("fp32", 1.0, None, "within noise")
+
+
+def test_the_answer_is_the_fastest_of_equivalent_quality():
+    found = answer([BASE, row("a", 3, "worse"), row("b", 2, "equivalent", cost=0.5), row("c", 1.99, "equivalent")])
+    assert found.headline == "Deploy b: 2.00× as fast as fp32, at equivalent quality"
+    assert [pick.variant for pick in found.picks] == ["b", "b", "a"]
+    assert "Cannot be told from it in speed: c" in found.picks[0].sentence
+    assert "Worse images: a." in found.sentences
+
+
+def test_no_claim_without_proof():
+    unclear = answer([BASE, row("a", 3, "cannot tell"), row("b", 1.1, "equivalent", "cannot tell")])
+    assert unclear.headline.startswith("Keep fp32")
+    assert unclear.picks[0].variant is None and unclear.picks[1].figure == "cannot tell"
+    assert "No difference in speed shown: b." in unclear.sentences
+    rows = [BASE, row("a", 3, "equivalent")]
+    assert answer(rows, "A/A says different").headline.startswith("Cannot tell")
+    failed = {**BASE, "status": "failed", "reason": "convert: broken"}
+    assert answer([failed, *rows[1:]]).headline.startswith("No answer")
+    assert answer([BASE]).headline == "Nothing to compare: fp32 was measured, but it is the only variant"
+    assert "Slower than fp32: a." in answer([BASE, row("a", 0.8, "equivalent", "regressed")]).sentences
+
+
+# --- the report -----------------------------------------------------------------------------------------------------
+
+VOID = {"meta", "link", "img", "br", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """What a page loads, names, points to and says."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.loads, self.ids, self.targets, self.tags, self.texts, self.images = [], [], [], [], [], []
+        self.open: list[str] = []
+        self.feed(html)
+        assert not self.open, f"never closed: {self.open}"
+        self.text = " ".join(" ".join(self.texts).split())
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        known = dict(attrs)
+        self.loads += [known[k] for k in ("src", "srcset", "data", "poster", "action", "background") if k in known]
+        self.loads += [known["href"]] if tag in ("link", "image") else []
+        self.targets += [known["href"]] if tag in ("a", "use") else []
+        self.targets += re.findall(r"url\(([^)]*)\)", " ".join(v or "" for v in known.values()))
+        self.ids += [known["id"]] if "id" in known else []
+        self.images += [known] if tag == "img" else []
+        if tag not in VOID and not self.get_starttag_text().endswith("/>"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if not self.get_starttag_text().endswith("/>") or tag not in ("path", "use", "rect"):
+            assert self.open.pop() == tag
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] not in ("style", "script"):
+            self.texts.append(data)
+
+
+def test_the_report_loads_nothing(report):
+    html, _ = report
+    page = Page(html)
+    assert page.loads and all(load.startswith("data:") for load in page.loads)
+    assert all(target.startswith("#") for target in page.targets)
+    assert "@import" not in html and not re.search(r"url\((?!#)", html)
+    assert "default-src 'none'" in html
+    assert not set(page.tags) & {"iframe", "object", "embed", "form", "base"}
+    assert len(html.encode()) < 3e6
+
+
+def test_links_and_pictures_inside_the_report_meet(report):
+    page = Page(report[0])
+    assert len(page.ids) == len(set(page.ids))
+    assert {target[1:] for target in page.targets} <= set(page.ids)
+    assert page.images and all(image.get("alt") for image in page.images)
+
+
+def test_holes_are_shown_with_their_reasons(report):
+    page = Page(report[0])
+    assert page.text.count(REASON) >= 3  # in the table, in the images, among the failures
+    assert "results/artifacts/reference/logs/torch-int8.log" in page.text
+    assert "results/default/reference/local/fp16/replicate-1/benchmark.log" in page.text
+    assert "n < 368" in page.text  # P99 of 72 requests
+    assert "unsupported" in page.text and "n/a" in page.text
+
+
+def test_html_in_prompts_and_reasons_is_harmless(report):
+    html, _ = report
+    assert "<script>alert" not in html
+    assert EVIL in Page(html).text
+    assert Page(html).tags.count("script") == 1
+
+
+def test_html_in_a_variants_name_is_harmless(tmp_path):
+    evil = {**VARIANTS[1], "name": "<img src=x onerror=alert(1)>"}
+    html, _ = shown(aggregated(tmp_path, small_plan([VARIANTS[0], evil])))
+    assert all(image["src"].startswith("data:") for image in Page(html).images)
+    assert "<img src=x" not in html
+
+
+def test_the_report_states_method_machine_and_versions(report):
+    text = Page(report[0]).text
+    for said in ("3 replicates × 24 = 72 measured requests", "A/A test", "c7i.large", "2026-10-01", "Synthetic CPU"):
+        assert said in text
+    for said in ("2.13.0", "snakemake --cores all", "Git revision", "of useful time", "failed=retry", "torchmetrics"):
+        assert said in text
+
+
+def test_wall_time_over_useful_time(tmp_path):
+    sweep = aggregated(tmp_path, small_plan(VARIANTS[:2]))
+    for path in sweep.glob("reference/local/*/replicate-*/replicate.json"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "run": "r1"}))
+    useful_s = sum(json.loads((sweep / "tables/targets.json").read_text())[0]["useful_s"].values())
+    run_note = {"run": "r1", "started_unix_s": 1000.0, "ended_unix_s": 1000.0 + 1.25 * useful_s}
+    (sweep / "run.json").write_text(json.dumps(run_note))
+    assert "a ratio of 1.25." in Page(shown(sweep)[0]).text
+    (sweep / "run.json").write_text(json.dumps({**run_note, "run": "r2"}))
+    run("report.py", "--results", sweep, "--out", sweep / "report.html")
+    assert "to it is n/a" in Page((sweep / "report.html").read_text()).text
+
+
+def test_every_picture_is_there_twice(report, sweep):
+    _, index = report
+    assert [p["name"] for p in index["pictures"]] == figures.names(len(VARIANTS))
+    for picture in index["pictures"]:
+        assert all((sweep / "plots" / file).stat().st_size > 1000 for file in picture["files"])
+        assert picture["finding"] and picture["alt"]
+    assert (sweep / "plots/pareto-latency-fid.svg").exists() and (sweep / "plots/images.png").exists()
+
+
+def test_the_same_data_give_the_same_picture(report, sweep, tmp_path):
+    with style.use_style():
+        picture = next(figures.pictures(read_cells(sweep)[0]))
+        style.save_svg(picture.figure, tmp_path / "again.svg")
+    assert (tmp_path / "again.svg").read_bytes() == (sweep / "plots" / f"{picture.name}.svg").read_bytes()
+
+
+# --- all sorts of sweeps --------------------------------------------------------------------------------------------
+
+
+def test_a_single_variant(tmp_path):
+    html, index = shown(aggregated(tmp_path, small_plan(VARIANTS[:1])))
+    assert "Nothing to compare" in Page(html).text
+    assert [p["name"] for p in index["pictures"]] == figures.names(1)
+
+
+def test_two_variants_are_compared_in_one_picture(tmp_path):
+    plan = small_plan([VARIANTS[0], VARIANTS[2]], replicates=5, requests=40)
+    html, index = shown(aggregated(tmp_path, plan, pictures=False))
+    found = next(p["finding"] for p in index["pictures"] if p["name"] == "comparison")
+    assert re.fullmatch(r"fp16 raises P95 by [\d.]+ %, interval [\d.]+ to [\d.]+ %", found)
+    assert found in html
+
+
+def test_all_variants_failed(tmp_path):
+    failures = {v["name"]: synthetic.Failure("convert", "failed", REASON) for v in VARIANTS[:4]}
+    sweep = aggregated(tmp_path, small_plan(VARIANTS[:4]), failures=failures)
+    html, index = shown(sweep)
+    assert "No answer: the baseline itself has no result" in Page(html).text
+    assert [p["name"] for p in index["pictures"]] == figures.names(4)
+    assert run("console.py", "--results", sweep).count(REASON) == 4
+
+
+def test_sixty_variants(tmp_path):
+    variants = [{**VARIANTS[i % 17], "name": f"{VARIANTS[i % 17]['name']}-{i}"} for i in range(60)]
+    variants = [{**v, "parent": variants[0]["name"] if i else None} for i, v in enumerate(variants)]
+    sweep = aggregated(tmp_path, small_plan(variants, replicates=2, requests=6, images=3))
+    html, _ = shown(sweep)
+    assert len(html.encode()) < 4e6
+    text = Page(html).text
+    assert all(variant["name"] in text for variant in variants)
+
+
+def test_several_models_and_targets(tmp_path):
+    plan = small_plan(VARIANTS[:3])
+    plan["models"]["other"] = {**plan["models"]["reference"], "name": "other"}
+    plan["targets"] = {"far": {**synthetic.LOCAL, "name": "far"}}
+    html, index = shown(aggregated(tmp_path, plan))
+    page = Page(html)
+    assert len(page.ids) == len(set(page.ids)) and {t[1:] for t in page.targets} <= set(page.ids)
+    assert len(index["pictures"]) == 2 * len(figures.names(3))
+    assert "pareto-latency-fid--other--far.svg" in {file for p in index["pictures"] for file in p["files"]}
+
+
+def test_an_unfit_host_is_named_on_every_picture(tmp_path, report, sweep):
+    copy = tmp_path / "default"
+    shutil.copytree(sweep, copy)
+    hosts = json.loads((copy / "tables/targets.json").read_text())
+    hosts[0]["host_unfit"] = "A/A says different: by a factor of 1.2 (1.1 to 1.3)"
+    (copy / "tables/targets.json").write_text(json.dumps(hosts))
+    cell = read_cells(copy)[0]
+    with style.use_style():
+        for picture in figures.pictures(cell):
+            said = [text.get_text().replace("\n", " ") for text in picture.figure.texts]
+            assert any("A/A says different" in text for text in said), picture.name
+            assert picture.frame.finding == sentences.NO_FINDING
+    run("report.py", "--results", copy, "--out", copy / "report.html")
+    assert "Cannot tell: this host measures differences" in Page((copy / "report.html").read_text()).text
+
+
+# --- the terminal ---------------------------------------------------------------------------------------------------
+
+
+def test_the_closing_words(sweep):
+    said = run("console.py", "--results", sweep)
+    lines = said.splitlines()
+    table = {line.split()[0]: line for line in lines if line.startswith("  ")}
+    assert all(v["name"] in table for v in VARIANTS)
+    assert "baseline" in table["fp32"] and "×" in table["openvino"] and "$" in table["openvino"]
+    assert f"Report: {sweep / 'report.html'}" in said
+    assert "openvino-int8" in lines[-1] and "score.log" in lines[-1]  # failures come last
+    assert "3 variants without a result:" in said
+
+
+def test_the_closing_words_need_the_standard_library_only():
+    code = (
+        "import sys; import diffsweep.show.console; print({'numpy', 'pandas', 'matplotlib', 'yaml'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=SCRIPTS, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_missing_tables_are_named(tmp_path):
+    for program, arguments in (("plot.py", ()), ("report.py", ("--out", tmp_path / "r.html")), ("console.py", ())):
+        with pytest.raises(SystemExit, match=str(tmp_path)):
+            run(program, "--results", tmp_path, *arguments)

@@ -1,0 +1,269 @@
+"""Statistics against scipy, against the figures in METHOD.md, and against simulated truth."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats as scipy_stats
+
+import simulation
+from diffsweep.analysis import stats
+from diffsweep.analysis.stats import Estimate
+from diffsweep.quality import resampling
+
+# --- quantiles ---
+
+
+@pytest.mark.parametrize(
+    ("n", "q", "ranks"),
+    [
+        (100, 0.50, (40, 61)),
+        (100, 0.95, (90, 100)),
+        (200, 0.95, (184, 197)),
+        (1000, 0.95, (936, 964)),
+        (1000, 0.99, (983, 997)),
+    ],
+)
+def test_ranks_are_those_of_the_method(n, q, ranks):
+    assert stats.quantile_ranks(n, q) == ranks
+
+
+@pytest.mark.parametrize(("q", "least"), [(0.5, 6), (0.9, 36), (0.95, 72), (0.99, 368)])
+def test_minimum_sample_is_where_ranks_begin_to_exist(q, least):
+    assert stats.minimum_sample(q) == least
+    assert stats.quantile_ranks(least, q) is not None
+    assert stats.quantile_ranks(least - 1, q) is None
+    assert stats.quantile_estimate(range(least - 1), q) is None
+
+
+@pytest.mark.parametrize(("q", "requests"), [(0.90, 64), (0.95, 130), (0.99, 662)])
+def test_early_stopping_needs_as_many_requests_as_mlperf_says(q, requests):
+    assert stats.early_stopping_minimum(q) == requests
+
+
+@pytest.mark.parametrize("n", [36, 72, 100, 368, 1000])
+@pytest.mark.parametrize("q", [0.5, 0.9, 0.95, 0.99])
+def test_ranks_hold_the_confidence_exactly(n, q):
+    ranks = stats.quantile_ranks(n, q)
+    if ranks is None:
+        assert n < stats.minimum_sample(q)
+        return
+    low, high = ranks
+    below = scipy_stats.binom(n, q).cdf
+    assert below(high - 1) - below(low - 1) >= 0.95
+    # One rank less on either side would leave more than 2.5 % in that tail.
+    assert below(low) > 0.025
+    assert below(high - 2) < 0.975
+
+
+def test_quantile_and_interval_agree_with_scipy():
+    values = np.random.default_rng(1).lognormal(size=200)
+    for q in (0.5, 0.9, 0.95):
+        estimate = stats.quantile_estimate(values, q)
+        assert estimate.value == pytest.approx(float(scipy_stats.mstats.mquantiles(values, q, alphap=1, betap=1)[0]))
+        reference = scipy_stats.quantile_test(values, p=q).confidence_interval(0.95)
+        assert (estimate.low, estimate.high) == pytest.approx((reference.low, reference.high))
+
+
+def test_quantile_interval_covers_what_it_says():
+    rng = np.random.default_rng(2)
+    truth = scipy_stats.lognorm(1).ppf(0.95)
+    held = [simulation.covers(stats.quantile_estimate(rng.lognormal(size=72), 0.95), truth) for _ in range(2000)]
+    assert 0.94 <= np.mean(held) <= 0.97
+
+
+# --- between replicates ---
+
+
+@given(st.lists(st.floats(0.01, 100), min_size=2, max_size=8))
+def test_replicate_interval_is_students(means):
+    reference = scipy_stats.ttest_1samp(means, 0).confidence_interval(0.95) if np.ptp(means) > 1e-6 else None
+    estimate = stats.replicate_interval(means)
+    assert estimate.value == pytest.approx(np.mean(means))
+    if reference is not None:
+        assert (estimate.low, estimate.high) == pytest.approx((reference.low, reference.high))
+
+
+def test_one_replicate_has_no_interval():
+    assert stats.replicate_interval([3.0]) == Estimate(3.0)
+    assert stats.mean_and_deviation([3.0]) == (3.0, None)
+    assert stats.speedup([[0.1, 0.3]]).low is None
+
+
+def test_ratio_of_unpaired_means_is_welchs():
+    ours, theirs = [2.0, 2.2, 2.1], [1.0, 1.1, 0.9, 1.05]
+    reference = scipy_stats.ttest_ind(np.log(ours), np.log(theirs), equal_var=False).confidence_interval(0.95)
+    estimate = stats.ratio_interval(ours, theirs)
+    assert (estimate.low, estimate.high) == pytest.approx((math.exp(reference.low), math.exp(reference.high)))
+    assert stats.ratio_interval([], theirs) is None
+    assert stats.ratio_interval([2.0], theirs).low is None
+    assert stats.ratio_interval([2.0, 2.0], [1.0, 1.0]) == Estimate(2.0, 2.0, 2.0)
+
+
+def test_speedup_is_a_geometric_mean_that_weighs_replicates_alike():
+    ratios = [[math.log(2.0)] * 9, [math.log(8.0)]]
+    assert stats.speedup(ratios).value == pytest.approx(4.0)
+
+
+def test_speedup_of_the_inverse_is_the_inverse():
+    ratios = np.random.default_rng(3).normal(0.2, 0.05, (3, 12))
+    ours, theirs = stats.speedup(ratios), stats.speedup(-ratios)
+    assert (ours.value, ours.low, ours.high) == pytest.approx((1 / theirs.value, 1 / theirs.high, 1 / theirs.low))
+
+
+@pytest.mark.parametrize("name", simulation.MACHINES)
+def test_speedup_interval_covers_the_truth(name):
+    """93 to 97 % for nominal 95 %, with 3 replicates, whatever the machine does."""
+    rng = np.random.default_rng(4)
+    ratios = simulation.block_log_ratios(simulation.MACHINES[name], rng, simulations=4000)
+    held, _ = simulation.coverage(ratios, stats.speedup, truth=1.0)
+    assert 0.93 <= held <= 0.975  # heavy tails make Student's interval a little wider than it need be
+
+
+def test_pooling_the_requests_would_cover_far_too_little():
+    """Why the interval rests on replicates: pairs of one process are not independent."""
+
+    def pooled(ratios):
+        return stats.exponential(stats.replicate_interval(ratios.ravel()))
+
+    rng = np.random.default_rng(5)
+    ratios = simulation.block_log_ratios(simulation.MACHINES["process spread"], rng, simulations=1000)
+    assert simulation.coverage(ratios, pooled, truth=1.0)[0] < 0.7
+
+
+@pytest.mark.parametrize(("variation", "width", "expected"), [(0.025, 0.01, 25), (0.01, 0.05, 2), (0.05, 0.049, 4)])
+def test_replicates_needed(variation, width, expected):
+    assert stats.replicates_needed(variation, width) == expected
+
+
+# --- verdicts ---
+
+
+def test_noise_floor_and_threshold():
+    assert stats.noise_floor(Estimate(1.0, 1 / 1.02, 1.02)) == pytest.approx(0.02)
+    assert stats.noise_floor(Estimate(1.0)) is None
+    assert stats.noise_floor(None) is None
+    assert stats.threshold(0.02) == pytest.approx(0.04)
+    assert stats.threshold(0.001) == 0.01
+    assert stats.threshold(None) is None
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (1.05, 1.20, "improved"),
+        (1.03, 1.20, "cannot tell"),  # reaches into the threshold
+        (0.80, 0.95, "regressed"),
+        (0.80, 0.97, "cannot tell"),
+        (0.97, 1.03, "within noise"),
+        (0.99, 1.05, "cannot tell"),
+        (0.90, 1.10, "cannot tell"),
+    ],
+)
+def test_verdicts_at_a_threshold_of_four_percent(low, high, expected):
+    assert stats.verdict(Estimate((low + high) / 2, low, high), 0.04) == expected
+
+
+def test_without_an_interval_or_a_noise_floor_nobody_can_tell():
+    assert stats.verdict(Estimate(3.0), 0.04) == "cannot tell"
+    assert stats.verdict(None, 0.04) == "cannot tell"
+    assert stats.verdict(Estimate(3.0, 2.9, 3.1), None) == "cannot tell"
+
+
+def test_a_and_a_are_different_only_beyond_one_percent():
+    assert not stats.is_different(Estimate(1.005, 1.002, 1.008))
+    assert not stats.is_different(Estimate(1.03, 0.99, 1.07))
+    assert not stats.is_different(None)
+    assert stats.is_different(Estimate(1.03, 1.02, 1.04))
+    assert stats.is_different(Estimate(0.95, 0.94, 0.96))
+
+
+def test_identical_variants_get_no_claim():
+    """At most 5 % of A/A comparisons end with a claim, when the noise floor is another A/A test's."""
+    rng = np.random.default_rng(6)
+    machine = simulation.MACHINES["all at once"]
+    ratios, floors = (simulation.block_log_ratios(machine, rng, simulations=1000) for _ in range(2))
+    verdicts = [
+        stats.verdict(stats.speedup(ours), stats.threshold(stats.noise_floor(stats.speedup(aa))))
+        for ours, aa in zip(ratios, floors, strict=True)
+    ]
+    assert np.mean([v in (stats.IMPROVED, stats.REGRESSED) for v in verdicts]) <= 0.05
+
+
+# --- steady state ---
+
+
+def test_a_slow_first_request_is_found():
+    steady = [1.0, 1.01, 0.99, 1.02, 0.98, 1.0]
+    assert stats.first_is_outlier([1.6, *steady])
+    assert not stats.first_is_outlier([1.03, *steady])
+    assert not stats.first_is_outlier([*steady, 1.6])
+    assert not stats.first_is_outlier([1.6, 1.0])  # too few to say
+
+
+def test_outlier_scores_agree_with_scipys_absolute_deviation():
+    values = np.random.default_rng(7).normal(10, 1, 50)
+    expected = (values - np.median(values)) / scipy_stats.median_abs_deviation(values)
+    assert stats.outlier_scores(values) == pytest.approx(expected)
+    assert stats.outlier_scores([1.0, 1.0, 1.0, 2.0]).tolist() == [0.0, 0.0, 0.0, math.inf]
+
+
+def test_relative_spread_agrees_with_scipy():
+    values = np.random.default_rng(8).normal(10, 1, 50)
+    assert stats.relative_spread(values) == pytest.approx(scipy_stats.iqr(values) / np.median(values))
+
+
+# --- resampling prompts ---
+
+
+def test_bootstrap_agrees_with_scipys():
+    values = np.random.default_rng(9).normal(80, 5, 200)
+    ours = resampling.bootstrap_mean(values, [str(i) for i in range(200)], 5000, seed=1)
+    theirs = scipy_stats.bootstrap((values,), np.mean, n_resamples=5000, method="percentile", rng=1)
+    assert ours.mean == pytest.approx(values.mean())
+    assert (ours.low, ours.high) == pytest.approx(tuple(theirs.confidence_interval), abs=0.05)
+
+
+def test_bootstrap_keeps_the_images_of_a_prompt_together():
+    rng = np.random.default_rng(10)
+    ids = [str(i // 4) for i in range(200)]
+
+    def held(groups: list[str]) -> float:
+        inside = 0
+        for seed in range(400):
+            values = np.repeat(rng.standard_normal(50), 4) + 0.3 * rng.standard_normal(200)
+            mean = resampling.bootstrap_mean(values, groups, 400, seed)
+            inside += mean.low <= 0 <= mean.high
+        return inside / 400
+
+    assert 0.92 <= held(ids) <= 0.98
+    assert held([str(i) for i in range(200)]) < 0.75  # as if the images were independent
+
+
+def test_bootstrap_is_repeatable_and_needs_two_prompts():
+    values, ids = [1.0, 2.0, 4.0], ["a", "b", "c"]
+    assert resampling.bootstrap_mean(values, ids, 500, 3) == resampling.bootstrap_mean(values, ids, 500, 3)
+    assert resampling.bootstrap_mean(values, ["a"] * 3, 500, 3) == resampling.Mean(7 / 3, None, None)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (-0.5, 0.4, "equivalent"),
+        (-0.5, -0.1, "equivalent"),  # a difference, and one that does not matter
+        (-1.4, -0.6, "cannot tell"),
+        (-2.0, -1.2, "worse"),
+        (1.1, 1.9, "better"),
+        (-3.0, 3.0, "cannot tell"),
+    ],
+)
+def test_equivalence_against_a_margin_of_one(low, high, expected):
+    assert resampling.equivalence(resampling.Mean((low + high) / 2, low, high), 1.0) == expected
+
+
+def test_equivalence_needs_an_interval_and_a_margin():
+    assert resampling.equivalence(resampling.Mean(0.0, None, None), 1.0) == "cannot tell"
+    with pytest.raises(ValueError, match="margin"):
+        resampling.equivalence(resampling.Mean(0.0, -0.1, 0.1), 0.0)

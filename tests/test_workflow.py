@@ -1,0 +1,251 @@
+"""The workflow as its user runs it: a whole sweep, killed half-way and resumed; and what reruns after which change."""
+
+import csv
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from conftest import copy_project, snakemake
+
+SMOKE = ("--configfile", "config/smoke.yaml")
+REFERENCE = "results/smoke/reference/local"
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory) -> Path:
+    """A project whose smoke sweep was killed (signal 9) while a replicate was being measured."""
+    folder = copy_project(tmp_path_factory.mktemp("smoke"))
+    command = [sys.executable, "-m", "snakemake", "--cores", "all", *SMOKE]
+    with open(folder / "killed.out", "w") as out:
+        process = subprocess.Popen(command, cwd=folder, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
+    wait_for(lambda: measured(folder) and servers(folder), process, folder / "killed.out")
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def smoke(killed) -> Path:
+    """The same project after the same command was given again and ended well; its output lies in resumed.out."""
+    done = snakemake(killed, *SMOKE, "--rerun-incomplete")
+    (killed / "resumed.out").write_text(done.stdout)
+    assert done.returncode == 0, done.stdout[-6000:]
+    return killed
+
+
+def wait_for(condition, process: subprocess.Popen, log: Path, timeout_s: float = 400) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert process.poll() is None, f"ended before it could be killed:\n{log.read_text()[-6000:]}"
+        assert time.monotonic() < deadline, f"took too long:\n{log.read_text()[-6000:]}"
+        time.sleep(0.2)
+
+
+def measured(folder: Path) -> list[Path]:
+    return list((folder / REFERENCE).glob("*/replicate-*/replicate.json"))
+
+
+def servers(folder: Path) -> list[str]:
+    """The command lines of servers of this project that are running now."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            if "serve.py" in command and (path / "cwd").resolve() == folder.resolve():
+                found.append(command)
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue
+    return found
+
+
+def test_a_killed_sweep_leaves_no_server(killed):
+    deadline = time.monotonic() + 20
+    while servers(killed) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert servers(killed) == []
+
+
+def test_a_resumed_sweep_keeps_what_was_measured(smoke):
+    """What was complete before the kill was not measured again: its run is another than that of the rest."""
+    runs = {json.loads(line)["run"] for path in latency_files(smoke) for line in path.read_text().splitlines()}
+    assert len(runs) == 2
+
+
+def latency_files(folder: Path) -> list[Path]:
+    return sorted((folder / REFERENCE).glob("*/replicate-*/latency.jsonl"))
+
+
+def rows(folder: Path) -> dict[str, dict]:
+    with open(folder / "results/smoke/summary.csv", newline="") as handle:
+        return {row["variant"]: row for row in csv.DictReader(handle)}
+
+
+def test_the_summary_has_a_measured_row_per_variant(smoke):
+    table = rows(smoke)
+    assert set(table) == {"fp32", "ddim-4", "onnxruntime"}
+    for row in table.values():
+        assert row["status"] == "ok", row["reason"]
+        for column in ("latency_e2e_p50_s", "speedup", "images_per_s", "usd_per_1000_images_on_demand", "clip_score"):
+            assert float(row[column]) > 0, column
+        assert row["fid"]
+        assert int(row["requests"]) == 2 * 4
+        assert row["verdict"]
+
+
+def test_half_the_steps_take_less_time_and_change_the_images(smoke):
+    row = rows(smoke)["ddim-4"]
+    assert float(row["speedup"]) > 1.2
+    quality = json.loads((smoke / REFERENCE / "ddim-4" / "quality.json").read_text())
+    assert quality["outcome"]["status"] == "ok"
+
+
+def test_the_clocks_add_up(smoke):
+    for path in latency_files(smoke):
+        for line in path.read_text().splitlines():
+            record = json.loads(line)
+            parts = ("queue_s", "prompt_encode_s", "decode_s", "image_encode_s", "residual_s")
+            total = sum(record[part] for part in parts) + sum(record["step_s"]) + record.get("transfer_s", 0)
+            assert total == pytest.approx(record["e2e_s"], abs=1e-6)
+
+
+def test_the_report_is_whole_and_self_contained(smoke):
+    html = (smoke / "results/smoke/report.html").read_text()
+    assert all(variant in html for variant in rows(smoke))
+    assert not re.search(r"""(?:src|href)=["']?https?://""", html)
+
+
+def test_no_result_names_the_folder_it_was_made_in(smoke):
+    for path in (smoke / "results").rglob("*"):
+        if path.suffix in (".json", ".jsonl", ".csv", ".html", ".svg", ".txt"):
+            assert str(smoke) not in path.read_text(errors="replace"), path
+
+
+def test_progress_and_the_closing_table_are_shown(smoke):
+    out = (smoke / "resumed.out").read_text()
+    assert re.search(r"\d+ of \d+ steps \(\d+%\) done", out)
+    assert "report.html" in out.splitlines()[-1] or "report.html" in "\n".join(out.splitlines()[-15:])
+
+
+# --- what reruns ----------------------------------------------------------------------------------------------------
+
+
+AGGREGATES = {"resolve the plan", "aggregate the sweep", "plot the sweep", "report on the sweep"}
+
+
+def jobs(folder: Path, config: dict | None = None) -> set[str]:
+    """What a dry run would do in `folder`, with the smoke config or another: the message of every job."""
+    name = "config/smoke.yaml"
+    if config is not None:
+        name = "config/changed.yaml"
+        (folder / name).write_text(yaml.safe_dump(config, sort_keys=False))
+    done = snakemake(folder, "--configfile", name, "--dry-run")
+    assert done.returncode == 0, done.stdout[-4000:]
+    return set(re.findall(r"^Job \d+: (.+)$", done.stdout, re.MULTILINE))
+
+
+def work(found: set[str]) -> set[str]:
+    """The jobs that convert, measure or score."""
+    return found - AGGREGATES
+
+
+def smoke_config(folder: Path) -> dict:
+    return yaml.safe_load((folder / "config/smoke.yaml").read_text())
+
+
+def test_a_second_call_finds_nothing_to_do(smoke):
+    done = snakemake(smoke, *SMOKE)
+    assert done.returncode == 0
+    assert "Nothing to be done" in done.stdout
+
+
+def test_the_order_of_variants_reruns_no_measurement(smoke):
+    config = smoke_config(smoke)
+    config["variants"] = dict(reversed(config["variants"].items()))
+    assert work(jobs(smoke, config)) == set()
+
+
+def test_a_price_reruns_the_aggregates_only(smoke):
+    targets = yaml.safe_load((smoke / "config/targets.yaml").read_text())
+    targets["targets"]["local"]["price"]["spot_per_hour"] = 0.05
+    (smoke / "config/other-targets.yaml").write_text(yaml.safe_dump(targets))
+    assert jobs(smoke, {**smoke_config(smoke), "targets_file": "config/other-targets.yaml"}) == AGGREGATES
+
+
+def test_a_new_variant_runs_alone(smoke):
+    config = smoke_config(smoke)
+    config["variants"]["ddim-3"] = {"parent": "fp32", "steps": 3}
+    measured = {f"measure ddim-3 on local, replicate {replicate}" for replicate in (1, 2)}
+    assert work(jobs(smoke, config)) == {*measured, "images of ddim-3 on local", "score ddim-3 on local"}
+
+
+def test_more_replicates_run_only_the_missing_ones(smoke):
+    config = smoke_config(smoke)
+    config["protocol"]["replicates"] = 3
+    variants = ("fp32", "ddim-4", "onnxruntime")
+    assert work(jobs(smoke, config)) == {f"measure {variant} on local, replicate 3" for variant in variants}
+
+
+def test_more_images_rerun_no_latency(smoke):
+    config = smoke_config(smoke)
+    config["quality"]["images"] = 25
+    found = work(jobs(smoke, config))
+    assert len(found) == 6 and all(job.startswith(("images of", "score")) for job in found)
+
+
+def test_a_time_limit_reruns_nothing(smoke):
+    config = {**smoke_config(smoke), "limits": {"replicate_s": 1234}}
+    assert work(jobs(smoke, config)) == set()
+
+
+@pytest.fixture
+def copy_of_smoke(smoke, tmp_path) -> Path:
+    """A copy of the finished sweep with other modification times, as `cp -r` makes it, sharing the environments."""
+    folder = tmp_path / "copy"
+    shutil.copytree(smoke, folder, copy_function=shutil.copyfile, symlinks=True)
+    return folder
+
+
+def test_a_copy_finds_nothing_to_do(copy_of_smoke):
+    assert jobs(copy_of_smoke) == set()
+
+
+def test_a_bumped_lock_reruns_the_variants_of_that_environment_only(copy_of_smoke):
+    lock = copy_of_smoke / "envs/onnxruntime.lock"
+    text = lock.read_text()
+    lock.write_text("# a comment\n" + text)
+    assert jobs(copy_of_smoke) == set()
+    lock.write_text(re.sub(r"^idna==\S+", "idna==0.0.1", text, flags=re.MULTILINE))
+    found = work(jobs(copy_of_smoke))
+    assert found and all("onnxruntime" in job for job in found)
+    lock.write_text(text)
+    assert jobs(copy_of_smoke) == set()
+
+
+def test_code_reruns_what_runs_it_and_comments_nothing(copy_of_smoke):
+    engine = copy_of_smoke / "scripts/diffsweep/engines/ort.py"
+    text = engine.read_text()
+    engine.write_text("# a comment\n" + text)
+    assert jobs(copy_of_smoke) == set()
+    engine.write_text(text + "\nADDED = 1\n")
+    found = work(jobs(copy_of_smoke))
+    assert found and all("onnxruntime" in job for job in found)
+
+
+def test_a_wrong_config_ends_with_one_line(project):
+    config = smoke_config(project)
+    config["variants"]["ddim-4"]["stepps"] = 4
+    (project / "config/wrong.yaml").write_text(yaml.safe_dump(config))
+    done = snakemake(project, "--configfile", "config/wrong.yaml")
+    assert done.returncode == 1
+    assert done.stdout.strip().splitlines() == [
+        "diffsweep: config: variants.ddim-4: unknown key 'stepps'; did you mean 'steps'?"
+    ]
