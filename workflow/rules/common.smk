@@ -246,10 +246,11 @@ def claim_folder():
 
 
 def begin_run():
-    """Claim the folder, and remember when this run began, for the ratio of wall time to useful time."""
+    """Claim the folder, and remember when a run that measures began, for the ratio of wall time to useful time."""
     global FOLDER_CLAIM  # held until the process ends
     FOLDER_CLAIM = claim_folder()
-    write_json(sweep_path("run.json"), {"run": RUN, "started_unix_s": time.time()})
+    if any(job.rule.name == "benchmark" for job in workflow.dag.needrun_jobs()):
+        write_json(sweep_path("run.json"), {"run": RUN, "started_unix_s": time.time()})
 
 
 def show_summary():

@@ -49,7 +49,7 @@ rule plots:
         plan=sweep_path("plan.json"),
         summary=sweep_path("summary.parquet"),
     output:
-        sweep_path("plots/pareto-latency-fid.svg"),
+        sweep_path("plots/index.json"),
     log:
         sweep_path("plots.log"),
     params:
@@ -65,7 +65,7 @@ rule report:
     input:
         plan=sweep_path("plan.json"),
         summary=sweep_path("summary.parquet"),
-        plots=sweep_path("plots/pareto-latency-fid.svg"),
+        plots=sweep_path("plots/index.json"),
     output:
         sweep_path("report.html"),
     log:

@@ -19,6 +19,10 @@ from diffsweep.sweep.files import read_json
 from diffsweep.sweep.outcomes import Unsupported
 
 COMPONENTS = ("text_encoder", "unet", "vae_decoder")
+# Parts of the denoiser that stay fp32 in an int8 artifact, by what the names of their operators (module paths) contain.
+# First and last convolution: latents and predicted noise of the last steps need more than 8 bits (relative error of a
+# call there 0.24 in int8, 0.09 without). Time embedding and its projections: two rows a call, nothing to gain.
+KEPT_FP32 = ("/conv_in/", "/conv_out/", "/time_emb")
 
 Network = Callable[..., torch.Tensor]  # takes tensors by the names of the graph's inputs
 Prepared = TypeVar("Prepared")

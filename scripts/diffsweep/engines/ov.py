@@ -15,7 +15,7 @@ import torch
 
 from diffsweep.engines.census import Census, count_dtypes, dtype_name, judge
 from diffsweep.engines.denoiser_inputs import Inputs, calibration_inputs, one_call
-from diffsweep.engines.onnx_components import COMPONENTS, PerShape, assemble, refuse_unsupported
+from diffsweep.engines.onnx_components import COMPONENTS, KEPT_FP32, PerShape, assemble, refuse_unsupported
 from diffsweep.sweep.outcomes import Unsupported
 
 DEVICE = "CPU"
@@ -138,16 +138,28 @@ class CompiledNetwork:
 
 
 def quantise(model: Any, inputs: list[Inputs]) -> Any:
-    """`model` with int8 convolutions and matrix products, calibrated on `inputs` by NNCF."""
+    """`model` with int8 convolutions and matrix products, calibrated on `inputs` by NNCF.
+
+    Compared on the reference model, as PSNR of images to fp32: NNCF's own range estimation (means of minima and maxima)
+    gave 37 dB, the extremes themselves 46 dB; smooth quantisation on top 33 dB; bias correction changed nothing.
+    """
     os.environ.setdefault("NNCF_CI", "1")  # no usage statistics over the network
     with contextlib.redirect_stdout(sys.stderr):  # progress bars
         import nncf
+        from nncf.quantization.advanced_parameters import AdvancedSmoothQuantParameters
+        from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
         return nncf.quantize(
             model,
             nncf.Dataset(inputs),
             subset_size=len(inputs),
-            model_type=nncf.ModelType.TRANSFORMER,
+            model_type=nncf.ModelType.TRANSFORMER,  # asymmetric activations, and what attention needs
+            ignored_scope=nncf.IgnoredScope(patterns=[f".*{part}.*" for part in KEPT_FP32], validate=False),
+            advanced_parameters=nncf.AdvancedQuantizationParameters(
+                activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX,
+                smooth_quant_alphas=AdvancedSmoothQuantParameters(convolution=-1, matmul=-1),  # -1: off
+                disable_bias_correction=True,
+            ),
         )
 
 

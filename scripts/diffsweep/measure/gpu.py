@@ -98,5 +98,5 @@ def disturbances(states: list[dict] | None, ours: set[int]) -> list[str]:
 
 
 def count_foreign(processes: set[int], ours: set[int]) -> int:
-    """How many of the GPU's processes are not ours. In a container NVML gives other numbers than ours: then by count."""
+    """How many of the GPU's processes are foreign; by count where NVML numbers them otherwise (outside a container)."""
     return len(processes - ours) if processes & ours else max(len(processes) - len(ours), 0)

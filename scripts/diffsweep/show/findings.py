@@ -129,7 +129,7 @@ def cheapest(rows: Sequence[Row], baseline: Row) -> Pick:
         saving = words.percent(1 - best[COST] / baseline[COST])
         return Pick(question, best["variant"], cost, f"per 1,000 images on demand, {saving} less than {versus}.")
     if _surely_below(baseline, best, COST):
-        said = f"No variant of equivalent quality costs less than {versus} per 1,000 images; {best['variant']} takes {cost}."
+        said = f"No variant of equivalent quality costs less than {versus}; the least is {best['variant']}, {cost}."
         return Pick(question, None, "none", said)
     said = f"{best['variant']} takes {cost} per 1,000 images, which cannot be told from {versus}."
     return Pick(question, None, "cannot tell", said)

@@ -70,7 +70,7 @@ def page(sources: Sources) -> dict:
         "versions": method.versions(found_versions(cells, notes)),
         "command": sources.command,
         "retry": f"{sources.command.splitlines()[-1]} --config failed=retry",
-        "provenance": provenance(cells, hosts, runs, sources.now_unix_s),
+        "provenance": provenance(cells, notes, hosts, runs, sources.now_unix_s),
     }
 
 
@@ -245,6 +245,7 @@ def found_versions(cells: Sequence[Cell], notes: Mapping) -> dict[str, dict[str,
     """Environment -> package -> version, from what the servers, the conversions and the scorers noted themselves."""
     found: dict[str, dict[str, str]] = {}
     for cell in cells:
+        _add(found, "export", _versions_in(cell.folder.parent / "artifacts" / cell.model / "onnx" / "manifest.json"))
         for row in cell.rows:
             manifest = cell.folder.parent / "artifacts" / cell.model / logs.artifact_of(row) / "manifest.json"
             _add(found, row["engine"], _versions_in(manifest))
@@ -270,18 +271,19 @@ def _versions_in(path: Path, key: str | None = None) -> Mapping[str, str]:
     return ((document.get(key) or {}) if key else document).get("versions") or {}
 
 
-def provenance(cells: Sequence[Cell], hosts: Mapping, runs: set[str], now_unix_s: float) -> method.Facts:
+def provenance(
+    cells: Sequence[Cell], notes: Mapping, hosts: Mapping, runs: set[str], now_unix_s: float
+) -> method.Facts:
     """What identifies this run."""
     revisions = {host.get("git_revision") or host.get("git") for host in hosts.values()} - {None}
     dirty = any(host.get("git_dirty") for host in hosts.values())
-    engines = dict.fromkeys(row["engine"] for cell in cells for row in cell.rows)
-    locks = ", ".join(f"{name} {digest}" for name in (*engines, "export", "scoring") if (digest := _lock(name)))
+    locks = ", ".join(sorted(environments_of(notes)) + [e for e in map(_current, ("export", "scoring")) if e])
     return [
         (
             "Git revision",
             (", ".join(sorted(revisions)) or "n/a: not a git checkout") + (" with changes" if dirty else ""),
         ),
-        ("Locks", locks or words.NOT_MEASURED),
+        ("Environments, with the digests of their locks", locks or words.NOT_MEASURED),
         ("Runs", words.listing(sorted(runs), 6) or words.NOT_MEASURED),
         ("Report made", method.day(now_unix_s)),
         (
@@ -291,8 +293,15 @@ def provenance(cells: Sequence[Cell], hosts: Mapping, runs: set[str], now_unix_s
     ]
 
 
-def _lock(environment: str) -> str | None:
+def environments_of(notes: Mapping) -> set[str]:
+    """The environments that the measured servers ran in, as they noted them: name and digest of the lock."""
+    servers = (server for found in notes.values() for note in found for server in (note.get("servers") or {}).values())
+    return {server["environment"] for server in servers if server.get("environment")}
+
+
+def _current(name: str) -> str | None:
+    """An environment by its lock as it is now; the rerun rules keep that the one that was used."""
     try:
-        return lock_digest(environment)
+        return f"{name}-{lock_digest(name)}"
     except EnvironmentFailed:
         return None
