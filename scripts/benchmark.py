@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -42,10 +41,10 @@ def main() -> None:
     except (OSError, ValueError, KeyError, subprocess.CalledProcessError) as error:
         sys.exit(f"benchmark: {type(error).__name__}: {error}")
     known = {**identity(spec, current_run()), "baseline": spec["baseline"]["name"], "protocol": spec["protocol"]}
-    with tempfile.TemporaryDirectory(prefix="diffsweep-") as scratch:
-        files = partial_files(options.out, Path(scratch))
+    with closing(Keeper()) as keeper:
+        files = partial_files(options.out, keeper.folder)
         if refused is None:
-            outcome, times = supervise(spec, prompts, known["run"], files, options)
+            outcome, times = supervise(spec, prompts, known["run"], files, keeper, options)
         else:
             outcome, times = refused, {}
         finish(options.out, outcome, {**known, **times}, files)
@@ -110,19 +109,19 @@ def server_spec(spec: Mapping, role: str) -> dict:
 def partial_files(out: Path, scratch: Path) -> Files:
     """Where the records grow: beside their final names, and empty."""
     out.mkdir(parents=True, exist_ok=True)
-    files = Files(out / "latency.jsonl.partial", out / "capacity.jsonl.partial", scratch / "notes.json", scratch)
+    files = Files(out / "latency.jsonl.partial", out / "capacity.jsonl.partial", scratch / "notes.json")
     files.latency.write_bytes(b"")
     files.capacity.write_bytes(b"")
     return files
 
 
 def supervise(
-    spec: Mapping, prompts: Sequence[Prompt], run: str, files: Files, options: argparse.Namespace
+    spec: Mapping, prompts: Sequence[Prompt], run: str, files: Files, keeper: Keeper, options: argparse.Namespace
 ) -> tuple[Outcome, dict]:
     """Run the replicate alone on this machine, in a child that may die. The time limit does not count the waiting."""
     requests = plan_requests(prompts, replicate=spec["replicate"], **counts(spec))
     launches = launches_of(spec, options)
-    with closing(Keeper()) as keeper, measuring_alone(options.lock) as waited_s:
+    with measuring_alone(options.lock) as waited_s:
         started_unix_s = time.time()
         outcome = run_supervised(
             lambda: measure(spec, launches, requests, run, files, keeper),

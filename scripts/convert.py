@@ -14,6 +14,7 @@ nothing else; the exit code is 0, since the sweep goes on without it.
 """
 
 import argparse
+import os
 import shutil
 import sys
 import time
@@ -31,6 +32,8 @@ def main() -> None:
     options = parse_options()
     spec = options.spec
     attempt = spec.get("attempt", 0)
+    # Conversions share the machine. OpenMP's threads spin while they wait, which made one of two take 20 times as long.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     onnx = options.onnx if options.onnx and (options.onnx / MANIFEST).is_file() else None
     with atomic_folder(options.out) as folder:
         outcome = outcome_of_export(onnx, attempt) or run_supervised(
@@ -114,7 +117,7 @@ def build(spec: dict, onnx: Path | None, folder: Path) -> None:
 def note_build(folder: Path, facts: dict, convert) -> None:
     """Convert, and write down files, time and memory. The time counts from the loaded library on."""
     from diffsweep.engines.imports import import_diffusers
-    from diffsweep.engines.manifests import describe_files, peak_memory_bytes, versions
+    from diffsweep.engines.manifests import describe_files, forget_origin, peak_memory_bytes, versions
 
     import_diffusers()
     started = time.perf_counter()
@@ -122,6 +125,7 @@ def note_build(folder: Path, facts: dict, convert) -> None:
     convert()
     facts["build_s"] = time.perf_counter() - started
     facts["peak_memory_bytes"] = peak_memory_bytes()
+    forget_origin(folder)
     facts["files"] = describe_files(folder)
     write_json(folder / FACTS, facts)
 

@@ -16,7 +16,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from diffsweep.engines.manifests import describe_files, peak_memory_bytes, versions
+from diffsweep.engines.manifests import describe_files, forget_origin, peak_memory_bytes, versions
 from diffsweep.engines.sources import invented_weights, source_of
 from diffsweep.sweep.files import atomic_folder, parse_spec, read_json, write_json
 from diffsweep.sweep.outcomes import Failed, Outcome, run_supervised
@@ -87,6 +87,7 @@ def export(spec: dict, folder: Path) -> None:
     pipeline = load_original(source)
     modules = export_components(pipeline, folder)
     save_rest(pipeline, modules, folder)
+    forget_origin(folder)
     shapes = input_shapes(pipeline, batch_size=BATCH)
     parity = {name: compare(name, *pair, shapes, folder / name / "model.onnx") for name, pair in modules.items()}
     facts = {"build_s": time.perf_counter() - started, "peak_memory_bytes": peak_memory_bytes()}

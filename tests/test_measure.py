@@ -372,14 +372,16 @@ class Job:
         self.artifact = folder / "artifact"
         self.artifact.mkdir()
         (self.artifact / "manifest.json").write_text(json.dumps({"outcome": outcome or OK}))
-        self.lock = folder / "lock"
+        self.lock, self.temporary = folder / "lock", folder / "temporary"
+        self.temporary.mkdir()
         artifacts = ["--artifact", str(self.artifact), "--baseline-artifact", str(self.artifact)]
         places = ["--out", str(self.out), "--lock", str(self.lock), "--server", str(FAKE_SERVER)]
         self.command = [sys.executable, str(BENCHMARK), "--spec", json.dumps(spec), *artifacts, *places]
 
     def start(self):
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        self.process = subprocess.Popen(self.command, cwd=PROJECT, start_new_session=True, **pipes)
+        environ = {**os.environ, "TMPDIR": str(self.temporary)}
+        self.process = subprocess.Popen(self.command, cwd=PROJECT, env=environ, start_new_session=True, **pipes)
         return self
 
     def finish(self):
@@ -572,6 +574,7 @@ def test_no_server_outlives_the_benchmark(tmp_path, how):
         job.process.send_signal(how)
     assert job.process.wait(timeout=5) != 0
     wait_for(lambda: not any(map(is_alive, alive)), timeout_s=3)
+    wait_for(lambda: not list(job.temporary.iterdir()), timeout_s=3)
     job.process.communicate()
     assert not (job.out / "replicate.json").exists()
 

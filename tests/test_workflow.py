@@ -246,6 +246,6 @@ def test_a_wrong_config_ends_with_one_line(project):
     (project / "config/wrong.yaml").write_text(yaml.safe_dump(config))
     done = snakemake(project, "--configfile", "config/wrong.yaml")
     assert done.returncode == 1
-    assert done.stdout.strip().splitlines() == [
-        "diffsweep: config: variants.ddim-4: unknown key 'stepps'; did you mean 'steps'?"
-    ]
+    *announced, message = done.stdout.strip().splitlines()
+    assert message == "diffsweep: config: variants.ddim-4: unknown key 'stepps'; did you mean 'steps'?"
+    assert all(line.startswith("Using workflow specific profile") for line in announced)

@@ -75,14 +75,15 @@ def judge(
     expected_provider: str,
     graph_breaks: int | None = None,
     compiled_calls: int | None = None,
+    problems: Iterable[str] = (),
 ) -> Census:
     """The census of `artifact`, engaged or not.
 
     `expected_provider` must be among `providers`. `compiled_calls`: how many compiled graphs ran, for an artifact that
-    claims to be compiled.
+    claims to be compiled. `problems`: what else belies the artifact's claims, found by its engine.
     """
     providers = tuple(providers)
-    wrong = [missing_precision(artifact["precision"], operators)]
+    wrong = [missing_precision(artifact["precision"], operators), *problems]
     if expected_provider not in providers:
         wrong.append(f"{expected_provider} is not among the providers that ran ({', '.join(providers) or 'none'})")
     if artifact.get("compile") and not compiled_calls:

@@ -4,7 +4,7 @@ import importlib.metadata
 import platform
 from pathlib import Path
 
-from diffsweep.sweep.files import digest_file, list_files
+from diffsweep.sweep.files import digest_file, list_files, read_json, write_json
 
 # The packages whose version can change what an artifact computes, or how fast; those not installed are left out.
 PACKAGES = (
@@ -47,3 +47,11 @@ def peak_memory_bytes() -> int:
     """The most memory that this process has held so far (VmHWM of /proc, which counts in KiB)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+
+
+def forget_origin(folder: Path) -> None:
+    """Take the path that a model was loaded from out of every config below `folder`; the libraries write it there."""
+    for path in folder.rglob("*.json"):
+        content = read_json(path)
+        if isinstance(content, dict) and content.pop("_name_or_path", None) is not None:
+            write_json(path, content)

@@ -5,6 +5,7 @@ Loop, scheduler, tokenizer and random latents stay diffusers' own, and no torch 
 """
 
 import inspect
+import math
 import shutil
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
@@ -12,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Generic, TypeVar
 
+import numpy as np
 import torch
 
 from diffsweep.engines.imports import import_diffusers
@@ -46,6 +48,27 @@ class PerShape(Generic[Prepared]):
             self._entries[shapes] = self._prepare(inputs)
         self._entries.move_to_end(shapes)
         return self._entries[shapes]
+
+
+def lanes(batch: int, threads: int) -> int:
+    """Into how many equal parts a batch is cut that are run side by side, each by its share of the threads.
+
+    The two halves of guidance need nothing from each other, while threads that share every operator wait for each other
+    300 times a call. For the reference model's denoiser, batch 2 on 2 threads, two lanes against none, in ms: ONNX
+    Runtime fp32 6.0 against 7.2; OpenVINO fp32 6.1 against 6.8, int8 2.9 against 3.6, bf16 2.4 against 3.2.
+    """
+    return math.gcd(batch, threads)
+
+
+def batch_of(inputs: dict[str, torch.Tensor]) -> int:
+    """The batch size of a call: the first dimension of all inputs but the timestep, a scalar."""
+    return next(len(value) for value in inputs.values() if value.ndim)
+
+
+def cut(arrays: dict[str, np.ndarray], parts: int) -> list[dict[str, np.ndarray]]:
+    """`arrays` in equal parts along the batch, which share their memory; a scalar is the same in all of them."""
+    pieces = {name: np.split(array, parts) if array.ndim else [array] * parts for name, array in arrays.items()}
+    return [{name: pieces[name][part] for name in arrays} for part in range(parts)]
 
 
 class _StandIn:

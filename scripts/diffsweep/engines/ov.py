@@ -15,7 +15,16 @@ import torch
 
 from diffsweep.engines.census import Census, count_dtypes, dtype_name, judge
 from diffsweep.engines.denoiser_inputs import Inputs, calibration_inputs, one_call
-from diffsweep.engines.onnx_components import COMPONENTS, KEPT_FP32, PerShape, assemble, refuse_unsupported
+from diffsweep.engines.onnx_components import (
+    COMPONENTS,
+    KEPT_FP32,
+    PerShape,
+    assemble,
+    batch_of,
+    cut,
+    lanes,
+    refuse_unsupported,
+)
 from diffsweep.sweep.outcomes import Unsupported
 
 DEVICE = "CPU"
@@ -38,15 +47,15 @@ def convert(source: Path, onnx: Path, out: Path, artifact: dict, calibration: li
 
 def load(source: Path, artifact_dir: Path, artifact: dict) -> Any:
     """The pipeline of the model `source`, running the networks of `artifact_dir` (IR, or ONNX before conversion)."""
-    compiler = Compiler(precision_hint(artifact), artifact["threads"])
+    precision, threads = precision_hint(artifact), artifact["threads"]
     files = {name: model_file(artifact_dir, name) for name in COMPONENTS}
-    return assemble(source, {name: CompiledNetwork(compiler, file) for name, file in files.items()})
+    return assemble(source, {name: CompiledNetwork(file, precision, threads) for name, file in files.items()})
 
 
 def census(pipeline: Any, artifact_dir: Path, artifact: dict) -> Census:
     """What the denoiser was compiled to for batch 1 with guidance, by OpenVINO's runtime model."""
-    compiler = Compiler(precision_hint(artifact), artifact["threads"])
-    compiled = compiler.compile(model_file(artifact_dir, "unet"), one_call(pipeline))
+    inputs = {name: torch.from_numpy(array) for name, array in one_call(pipeline).items()}
+    compiled = pipeline.unet.network.compiled_for(inputs)
     layers = [runtime_info(layer) for layer in compiled.get_runtime_model().get_ops()]
     compute = [layer for layer in layers if is_compute(layer)]
     found = judge(
@@ -83,55 +92,78 @@ def precision_hint(artifact: dict) -> str:
 
 
 @dataclass(frozen=True)
-class Compiler:
-    """How this artifact's networks are compiled: `precision` is OpenVINO's inference precision hint."""
-
-    precision: str
-    threads: int
-
-    def compile(self, file: Path, inputs: dict[str, Any]) -> Any:
-        """Code for exactly the shapes of `inputs`: with dynamic shapes a bf16 denoiser call takes twice as long."""
-        core = openvino.Core()
-        model = core.read_model(file)
-        model.reshape({name: list(value.shape) for name, value in inputs.items()})
-        settings = {
-            "INFERENCE_PRECISION_HINT": self.precision,
-            "INFERENCE_NUM_THREADS": self.threads,
-            "PERFORMANCE_HINT": "LATENCY",
-            "NUM_STREAMS": 1,
-        }
-        return core.compile_model(model, DEVICE, settings)
-
-
-@dataclass(frozen=True)
 class Bound:
-    """A compiled network with its input buffers, which it reads in place."""
+    """A network compiled for one set of shapes, buffers that it reads and writes in place, and one request a lane."""
 
+    compiled: Any
     inputs: dict[str, np.ndarray]
-    request: Any
+    output: np.ndarray
+    requests: list[Any]
 
 
 class CompiledNetwork:
-    """An OpenVINO model as a `Network`, compiled once for each set of shapes (0.3 s for the reference denoiser)."""
+    """An OpenVINO model as a `Network`, compiled once for each set of shapes (0.3 s for the reference denoiser).
 
-    def __init__(self, compiler: Compiler, file: Path):
-        self._compiler, self._file = compiler, file
+    Compiled for exactly these shapes: with dynamic ones a bf16 denoiser call takes twice as long. `precision` is
+    OpenVINO's inference precision hint.
+    """
+
+    def __init__(self, file: Path, precision: str, threads: int):
+        self._file, self._precision, self._threads = file, precision, threads
         self._bound = PerShape(self._bind)
 
     def __call__(self, **inputs: torch.Tensor) -> torch.Tensor:
         bound = self._bound.get(inputs)
         for name, value in inputs.items():
             np.copyto(bound.inputs[name], value.numpy())
-        bound.request.infer(share_outputs=True)
+        for request in bound.requests:
+            request.start_async()
+        for request in bound.requests:
+            request.wait()
         # Copied, since the next call overwrites it and a multistep scheduler may keep what it is given.
-        return torch.from_numpy(bound.request.get_output_tensor(0).data.copy())
+        return torch.from_numpy(bound.output.copy())
+
+    def compiled_for(self, inputs: dict[str, torch.Tensor]) -> Any:
+        """The compiled model that runs inputs of these shapes."""
+        return self._bound.get(inputs).compiled
 
     def _bind(self, inputs: dict[str, torch.Tensor]) -> Bound:
-        request = self._compiler.compile(self._file, inputs).create_infer_request()
-        buffers = {name: np.zeros_like(request.get_tensor(name).data) for name in inputs}
-        for name, buffer in buffers.items():
-            request.set_tensor(name, openvino.Tensor(buffer, shared_memory=True))
-        return Bound(buffers, request)
+        parts = lanes(batch_of(inputs), self._threads)
+        shapes = {name: value.shape for name, value in cut(as_arrays(inputs), parts)[0].items()}
+        compiled = self._compile(shapes, parts)
+        buffers = {name: np.empty(value.shape, array_type(compiled.input(name))) for name, value in inputs.items()}
+        size = compiled.output(0).shape
+        output = np.empty((size[0] * parts, *list(size)[1:]), array_type(compiled.output(0)))
+        by_lane = zip(cut(buffers, parts), np.split(output, parts), strict=True)
+        return Bound(compiled, buffers, output, [bind(compiled, *lane) for lane in by_lane])
+
+    def _compile(self, shapes: dict[str, tuple[int, ...]], streams: int) -> Any:
+        core = openvino.Core()
+        model = core.read_model(self._file)
+        model.reshape({name: list(shape) for name, shape in shapes.items()})
+        settings = {
+            "INFERENCE_PRECISION_HINT": self._precision,
+            "INFERENCE_NUM_THREADS": self._threads,
+            "NUM_STREAMS": streams,
+        }
+        return core.compile_model(model, DEVICE, settings)
+
+
+def array_type(port: Any) -> np.dtype:
+    return port.get_element_type().to_dtype()
+
+
+def as_arrays(inputs: dict[str, torch.Tensor]) -> Inputs:
+    return {name: value.numpy() for name, value in inputs.items()}
+
+
+def bind(compiled: Any, inputs: Inputs, output: np.ndarray) -> Any:
+    """A request of `compiled` that reads and writes these arrays in place."""
+    request = compiled.create_infer_request()
+    for name, array in inputs.items():
+        request.set_tensor(name, openvino.Tensor(array, shared_memory=True))
+    request.set_tensor(compiled.output(0), openvino.Tensor(output, shared_memory=True))
+    return request
 
 
 # --- int8 -----------------------------------------------------------------------------------------------------------

@@ -126,7 +126,7 @@ def initial_latents(pipeline, requests: Sequence[ImageRequest]) -> torch.Tensor:
 def encode_prompts(pipeline, requests: Sequence[ImageRequest]) -> dict[str, torch.Tensor]:
     """The pipeline's arguments that hold the prompts, (N, tokens, width) each, from one text encoder call."""
     prompts = [request.prompt for request in requests]
-    device = pipeline.device
+    device = pipeline.text_encoder.device  # pipeline.device walks through all modules (0.6 ms)
     if requests[0].guidance <= 1:
         return {"prompt_embeds": pipeline.encode_prompt(prompts, device, 1, False)[0]}
     negatives = [request.negative_prompt for request in requests]

@@ -69,6 +69,7 @@ def census(pipeline, artifact_dir: Path, artifact: dict) -> Census:
         expected_provider="cpu",
         graph_breaks=graph_breaks() if artifact["compile"] else None,
         compiled_calls=executed.compiled_calls,
+        problems=cold_start() if artifact["compile"] else [],
     )
 
 
@@ -167,6 +168,8 @@ def is_quantised(network) -> bool:
 def compile_denoiser(pipeline, cache: Path) -> None:
     """Compile the denoiser, with Inductor's cache in the folder `cache`, for any number of images of the model's size.
 
+    The cache serves processes with the same number of threads on the same kind of processor; others compile anew.
+
     One graph serves all batches: on the reference model it is as fast as one for the measured batch alone, and image
     generation then runs the very code that is measured. (Without guidance, one image alone gets a graph of its own
     when it first comes: Dynamo treats a batch of 1 as a constant.)
@@ -196,6 +199,14 @@ def graph_breaks() -> int:
     from torch._dynamo.utils import counters
 
     return sum(counters["graph_break"].values())
+
+
+def cold_start() -> list[str]:
+    """A sentence when `compile_denoiser` had to compile what the artifact's cache should have held."""
+    from torch._dynamo.utils import counters
+
+    missed = counters["inductor"]["fxgraph_cache_miss"] + counters["inductor"]["fxgraph_cache_bypass"]
+    return [f"{missed} graph(s) were compiled again instead of taken from the artifact's cache"] if missed else []
 
 
 def one_call(pipeline):

@@ -30,12 +30,11 @@ PHASES = {
 
 @dataclass(frozen=True)
 class Files:
-    """Where a replicate leaves what it has so far. `ready`: a folder for the servers' ready files."""
+    """Where a replicate leaves what it has so far."""
 
     latency: Path
     capacity: Path
     notes: Path
-    ready: Path
 
 
 @dataclass

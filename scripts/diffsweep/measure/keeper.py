@@ -1,4 +1,4 @@
-"""A process that outlives a measurement by a moment, to end whatever the measurement has left.
+"""A process that outlives a measurement by a moment, to end and remove whatever the measurement has left.
 
 Servers ask the kernel to die with their parent, but what a server itself has started (compiler workers) does not. The
 keeper is told of every server's process group; it sleeps in a read, which ends when the last process that could
@@ -6,18 +6,25 @@ measure is gone, however it went, SIGKILL included.
 """
 
 import os
+import shutil
 import signal
+import tempfile
 from contextlib import suppress
+from pathlib import Path
 
 
 class Keeper:
-    """Start it before anything else is started, from a process without threads."""
+    """Start it before anything else is started, from a process without threads.
+
+    `folder` is for temporary files, of ours and of the servers; it goes when the keeper does.
+    """
 
     def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="diffsweep-"))
         read_end, self._write_end = os.pipe()
         if os.fork() == 0:
             os.close(self._write_end)
-            _keep(read_end)
+            _keep(read_end, self.folder)
         os.close(read_end)
 
     def watch(self, group: int) -> None:
@@ -32,7 +39,7 @@ class Keeper:
         os.close(self._write_end)
 
 
-def _keep(read_end: int) -> None:
+def _keep(read_end: int, folder: Path) -> None:
     os.setsid()  # out of the reach of Ctrl-C at the terminal
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     groups: set[int] = set()
@@ -42,4 +49,5 @@ def _keep(read_end: int) -> None:
     for group in groups:
         with suppress(ProcessLookupError):  # nobody left in it
             os.killpg(group, signal.SIGKILL)
+    shutil.rmtree(folder, ignore_errors=True)
     os._exit(0)

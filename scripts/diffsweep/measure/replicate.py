@@ -56,7 +56,7 @@ def _start(replicate: Replicate, launches: Mapping, requests: Sequence[Planned],
     for role in ROLES:
         launch = launches[role]
         if id(launch) not in started:
-            started[id(launch)] = servers.start(launch, replicate.files.ready, replicate.keeper)
+            started[id(launch)] = servers.start(launch, replicate.keeper)
         replicate.sides[role] = started[id(launch)]
     replicate.say(f"starting {len(started)} server{'s' * (len(started) > 1)}")
     warmups = {role: [r for r in requests if r.warmup and r.role == role] for role in ROLES}

@@ -81,19 +81,19 @@ def build_environments(names: Sequence[str]) -> None:
             raise subprocess.CalledProcessError(process.returncode, command)
 
 
-def start(launch: Launch, folder: Path, keeper: Keeper) -> Server:
-    """Start a server; its ready file and its own temporary files will lie in `folder`, which the caller removes,
-    since a server is killed and cleans up nothing. Its output goes to our stderr, the log.
+def start(launch: Launch, keeper: Keeper) -> Server:
+    """Start a server. Its output goes to our stderr, the log; its ready file and whatever temporary files it makes lie
+    in the keeper's folder, since a server is killed and cleans up nothing.
 
     Call it from a thread that lives as long as the server shall: the kernel's parent is the thread.
     """
-    ready_file = folder / f"{launch.name}.ready.json"
+    ready_file = keeper.folder / f"{launch.name}.ready.json"
     command = [sys.executable, str(IN_ENV), launch.environment, "python", str(launch.program)]
     options = ["--spec", json.dumps(launch.spec), "--artifact", str(launch.artifact)]
     spawned_unix_s = time.time()
     process = subprocess.Popen(
         [*command, *options, "--port", "0", "--ready", str(ready_file)],
-        env=_environ(folder),
+        env=_environ(keeper.folder),
         stdin=subprocess.DEVNULL,
         stdout=sys.stderr,
         process_group=0,

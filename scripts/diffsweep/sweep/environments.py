@@ -125,7 +125,9 @@ def _run(command: list[str], environ: dict[str, str], name: str) -> None:
 
 def activated(path: Path, environ: dict[str, str]) -> dict[str, str]:
     """`environ` as it is inside the environment at `path`, sealed off from packages outside of it."""
-    inside = {k: v for k, v in environ.items() if k not in ("PYTHONPATH", "PYTHONHOME")}
+    # Without byte code each start would compile torch and diffusers anew: 10 s instead of 4.
+    dropped = ("PYTHONPATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE")
+    inside = {k: v for k, v in environ.items() if k not in dropped}
     inside["VIRTUAL_ENV"] = str(path)
     inside["PATH"] = f"{path / 'bin'}{os.pathsep}{environ.get('PATH', os.defpath)}"
     inside["PYTHONNOUSERSITE"] = "1"
