@@ -6,7 +6,6 @@ Loop, scheduler, tokenizer and random latents stay diffusers' own, and no torch 
 
 import inspect
 import math
-import shutil
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -18,7 +17,7 @@ import torch
 
 from diffsweep.engines.imports import import_diffusers
 from diffsweep.sweep.files import read_json
-from diffsweep.sweep.outcomes import Unsupported
+from diffsweep.sweep.outcomes import Failed, Unsupported
 
 COMPONENTS = ("text_encoder", "unet", "vae_decoder")
 # Parts of the denoiser that stay fp32 in an int8 artifact, by what the names of their operators (module paths) contain.
@@ -127,10 +126,11 @@ def refuse_unsupported(engine: str, artifact: dict, precisions: Iterable[str]) -
         raise Unsupported(f"engine {engine} has no {artifact['precision']} on the CPU, only {', '.join(precisions)}")
 
 
-def copy_components(onnx: Path, out: Path) -> None:
-    """Copy each component's ONNX file, and the weights beside it where it is too large to hold them, into `out`."""
-    for name in COMPONENTS:
-        shutil.copytree(onnx / name, out / name)
+def exported_files(onnx: Path | None) -> dict[str, Path]:
+    """The ONNX file of each component in the folder of an export. Raises Failed when there is none."""
+    if onnx is None:
+        raise Failed("the model's ONNX export is missing; make it with scripts/export_onnx.py and name it with --onnx")
+    return {name: onnx / name / "model.onnx" for name in COMPONENTS}
 
 
 def latent_size(config: Any) -> tuple[int, int]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-import os
+import shutil
 import tempfile
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -22,8 +22,8 @@ from diffsweep.engines.onnx_components import (
     PerShape,
     assemble,
     batch_of,
-    copy_components,
     cut,
+    exported_files,
     lanes,
     refuse_unsupported,
 )
@@ -31,24 +31,29 @@ from diffsweep.engines.onnx_components import (
 PRECISIONS = ("fp32", "int8")  # the CPU provider has hardly any kernels in half precision
 PROVIDER = "CPUExecutionProvider"
 ARRAY_TYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64}
+LARGEST_ONNX_BYTES = 2**31  # protobuf's limit; beyond it weights go into a file of their own
 COMPUTE = ("Conv", "MatMul", "Gemm", "Attention")  # how the names of operators that carry the work end, or begin
 
 
-def convert(source: Path, onnx: Path, out: Path, artifact: dict, calibration: list[str]) -> None:
+def convert(source: Path, onnx: Path | None, out: Path, artifact: dict, calibration: list[str]) -> None:
     """Write the components' ONNX files into `out`, for int8 with a quantised denoiser."""
     refuse_unsupported("onnxruntime", artifact, PRECISIONS)
-    copy_components(onnx, out)
-    if artifact["precision"] == "int8":
-        inputs = calibration_inputs(load(source, onnx, artifact), calibration)
-        quantise(onnx / "unet" / "model.onnx", out / "unet", inputs)
+    for name, file in exported_files(onnx).items():
+        if name == "unet" and artifact["precision"] == "int8":
+            (out / name).mkdir()
+            quantise(file, model_file(out, name), calibration_inputs(load(source, onnx, artifact), calibration))
+        else:
+            shutil.copytree(file.parent, out / name)  # a large model's weights lie beside the file
 
 
 def load(source: Path, artifact_dir: Path, artifact: dict) -> Any:
-    """The pipeline of the model `source`, running the ONNX files of `artifact_dir`."""
+    """The pipeline of the model `source`, running the ONNX files of `artifact_dir`; ready for one image at a time."""
     threads = artifact["threads"]
     helpers = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="lane")
     files = {name: model_file(artifact_dir, name) for name in COMPONENTS}
-    return assemble(source, {name: SessionNetwork(file, threads, helpers) for name, file in files.items()})
+    pipeline = assemble(source, {name: SessionNetwork(file, threads, helpers) for name, file in files.items()})
+    one_call(pipeline)  # opens the sessions: a file that does not run fails here, not at the first request
+    return pipeline
 
 
 def census(pipeline: Any, artifact_dir: Path, artifact: dict) -> Census:
@@ -64,7 +69,7 @@ def census(pipeline: Any, artifact_dir: Path, artifact: dict) -> Census:
     )
     kinds = Counter(f"{arguments['op_name']} {dtype_name(first_input_type(arguments))}" for arguments in compute)
     listed = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
-    detail = f"{found.detail}: {listed}"
+    detail = f"{found.detail}: {listed}; the batch of 2 runs in {lanes(2, artifact['threads'])} lanes"
     if artifact["precision"] == "int8":
         detail += "; the rest of the denoiser, text encoder and VAE decoder stay fp32"
     return dataclasses.replace(found, detail=detail)
@@ -166,8 +171,8 @@ class Samples:
         return next(self._left, None)
 
 
-def quantise(original: Path, folder: Path, inputs: list[Inputs]) -> None:
-    """Replace the denoiser in `folder` by one with int8 convolutions and linear layers, calibrated on `inputs`.
+def quantise(original: Path, quantised: Path, inputs: list[Inputs]) -> None:
+    """Write the denoiser `original` with int8 convolutions and linear layers, calibrated on `inputs`.
 
     Products of two activations, inside attention, stay fp32: in int8 the call took longer, and was no more exact.
     Compared on the reference model (relative error of calls, PSNR of images): weights by channel are better than by
@@ -177,10 +182,11 @@ def quantise(original: Path, folder: Path, inputs: list[Inputs]) -> None:
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
-        prepared, quantised = Path(temporary) / "prepared.onnx", Path(temporary) / "model.onnx"
+    large = sum(file.stat().st_size for file in original.parent.iterdir()) >= LARGEST_ONNX_BYTES
+    with tempfile.TemporaryDirectory(dir=quantised.parent) as temporary:
+        prepared = Path(temporary) / "prepared.onnx"
         # Symbolic shape inference gives up on this graph ("Incomplete symbolic shape inference"); ONNX's own is enough.
-        quant_pre_process(original, prepared, skip_symbolic_shape=True)
+        quant_pre_process(original, prepared, skip_symbolic_shape=True, save_as_external_data=large)
         quantize_static(
             prepared,
             quantised,
@@ -193,8 +199,8 @@ def quantise(original: Path, folder: Path, inputs: list[Inputs]) -> None:
             weight_type=QuantType.QInt8,
             calibrate_method=CalibrationMethod.MinMax,
             extra_options={"MatMulConstBOnly": True},
+            use_external_data_format=large,
         )
-        os.replace(quantised, folder / "model.onnx")
 
 
 def node_names(file: Path) -> list[str]:
