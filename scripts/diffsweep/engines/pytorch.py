@@ -6,10 +6,11 @@ denoiser (int8 weights, activations quantised a token at a time); convolutions s
 for them.
 """
 
-import atexit
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from diffsweep.engines.census import Census, judge
@@ -51,7 +52,9 @@ def load(source: Path, artifact_dir: Path, artifact: dict):
     refuse_unsupported(artifact)
     pipeline = load_networks(source, artifact_dir, artifact)
     if artifact["compile"]:
-        compile_denoiser(pipeline, private_copy(artifact_dir / CACHE))
+        # Inductor writes into its cache, and an artifact does not change. Compiled code stays mapped without its file.
+        with tempfile.TemporaryDirectory(prefix="diffsweep-inductor-") as copy:
+            compile_denoiser(pipeline, Path(shutil.copytree(artifact_dir / CACHE, Path(copy) / CACHE)))
     return pipeline
 
 
@@ -177,21 +180,24 @@ def compile_denoiser(pipeline, cache: Path) -> None:
     import torch
     from torch._dynamo.utils import counters
 
-    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache.resolve())
     counters.clear()
     call = one_call(pipeline)
     pipeline.unet.compile(dynamic=False)
     for batched in (call.arguments[0], call.options["encoder_hidden_states"]):
         torch._dynamo.mark_dynamic(batched, 0)
-    with torch.inference_mode():
+    with torch.inference_mode(), environment_variable("TORCHINDUCTOR_CACHE_DIR", str(cache.resolve())):
         pipeline.unet(*call.arguments, **call.options)
 
 
-def private_copy(cache: Path) -> Path:
-    """A copy for this process, removed with it: Inductor writes into its cache, and an artifact does not change."""
-    copy = Path(tempfile.mkdtemp(prefix="diffsweep-inductor-"))
-    atexit.register(shutil.rmtree, copy, ignore_errors=True)
-    return Path(shutil.copytree(cache, copy / CACHE))
+@contextmanager
+def environment_variable(name: str, value: str) -> Iterator[None]:
+    """Set it while the block runs."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        os.environ.pop(name) if before is None else os.environ.update({name: before})
 
 
 def graph_breaks() -> int:
