@@ -22,7 +22,8 @@ from diffsweep.measure.keeper import Keeper
 from diffsweep.measure.pairing import Prompt, plan_requests
 from diffsweep.measure.replicate import measure
 from diffsweep.measure.servers import Launch, build_environments
-from diffsweep.sweep.files import parse_spec, read_json, write_json
+from diffsweep.sweep.files import read_json, write_json
+from diffsweep.sweep.options import add_spec_option, read_spec
 from diffsweep.sweep.outcomes import Outcome, outcome_of, run_supervised
 from diffsweep.sweep.runs import current_run
 
@@ -32,8 +33,8 @@ STAGE = "benchmark"
 def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that `finally` and `with` are run
     options = parse_options()
+    spec = read_spec("benchmark", options.spec)
     try:
-        spec = parse_spec(*options.spec)
         prompts = read_prompts(spec)
         refused = refusal(spec, options.artifact, options.baseline_artifact)
         if refused is None:
@@ -52,9 +53,7 @@ def main() -> None:
 
 def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--spec", required=True, action="append", help="what to measure: JSON, or @file.json; given again, it adds"
-    )
+    add_spec_option(parser, "what to measure")
     parser.add_argument("--artifact", required=True, type=Path, help="the variant's artifact folder")
     parser.add_argument("--baseline-artifact", required=True, type=Path, help="the baseline's artifact folder")
     parser.add_argument("--out", required=True, type=Path, help="the folder for the results")

@@ -6,7 +6,7 @@
                      "device": "cpu"},
         "request": {"scheduler": "ddim", "steps": 25, "guidance": 3.0},
         "calibration": {"path": "config/prompts/calibration.yaml"},
-        "parity": {"denoiser_relative_error": 0.05, "image_psnr_db": 20}}'
+        "parity": {"denoiser_relative_error": 0.05, "image_psnr_db": 35}}'
 
 The folder --out appears when all is done, with a manifest.json. An artifact that cannot be made (out of memory, crash,
 time limit), that differs from the original, or whose optimisation is not engaged, leaves a manifest that says so and
@@ -14,13 +14,12 @@ nothing else; the exit code is 0, since the sweep goes on without it.
 """
 
 import argparse
-import os
 import shutil
-import sys
 import time
 from pathlib import Path
 
-from diffsweep.sweep.files import atomic_folder, parse_spec, read_json, write_json
+from diffsweep.sweep.files import atomic_folder, read_json, write_json
+from diffsweep.sweep.options import add_spec_option, read_spec
 from diffsweep.sweep.outcomes import Failed, Outcome, outcome_of, run_supervised
 
 STAGE = "convert"
@@ -32,8 +31,6 @@ def main() -> None:
     options = parse_options()
     spec = options.spec
     attempt = spec.get("attempt", 0)
-    # Conversions share the machine. OpenMP's threads spin while they wait, which made one of two take 20 times as long.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     onnx = options.onnx if options.onnx and (options.onnx / MANIFEST).is_file() else None
     with atomic_folder(options.out) as folder:
         outcome = outcome_of_export(onnx, attempt) or run_supervised(
@@ -49,16 +46,11 @@ def main() -> None:
 
 def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--spec", required=True, action="append", help="what to make: JSON, or @file.json; given again, it adds"
-    )
+    add_spec_option(parser, "what to make")
     parser.add_argument("--onnx", type=Path, help="folder of the model's ONNX export, for engines that start from it")
     parser.add_argument("--out", required=True, type=Path, help="the artifact's folder, made or replaced")
     options = parser.parse_args()
-    try:
-        options.spec = parse_spec(*options.spec)
-    except (OSError, ValueError) as error:
-        sys.exit(f"convert: --spec: {error}; give JSON or @file.json")
+    options.spec = read_spec("convert", options.spec)
     return options
 
 

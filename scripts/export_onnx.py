@@ -10,15 +10,15 @@ else; the exit code is 0, since the sweep goes on without it.
 
 import argparse
 import shutil
-import sys
 import time
 import warnings
 from pathlib import Path
 from typing import Any
 
 from diffsweep.engines.manifests import describe_files, forget_origin, peak_memory_bytes, versions
-from diffsweep.engines.sources import invented_weights, source_of
-from diffsweep.sweep.files import atomic_folder, parse_spec, read_json, write_json
+from diffsweep.engines.sources import refuse_invented, source_of
+from diffsweep.sweep.files import atomic_folder, read_json, write_json
+from diffsweep.sweep.options import add_spec_option, read_spec
 from diffsweep.sweep.outcomes import Failed, Outcome, run_supervised
 
 STAGE = "export"
@@ -45,15 +45,10 @@ def main() -> None:
 
 def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--spec", required=True, action="append", help="what to export: JSON, or @file.json; given again, it adds"
-    )
+    add_spec_option(parser, "what to export")
     parser.add_argument("--out", required=True, type=Path, help="the folder of the export, made or replaced")
     options = parser.parse_args()
-    try:
-        options.spec = parse_spec(*options.spec)
-    except (OSError, ValueError) as error:
-        sys.exit(f"export_onnx: --spec: {error}; give JSON or @file.json")
+    options.spec = read_spec("export_onnx", options.spec)
     return options
 
 
@@ -95,10 +90,9 @@ def export(spec: dict, folder: Path) -> None:
 
 
 def load_original(source: Path) -> Any:
-    """The model in torch, fp32. Raises Failed when a component has weights that are in none of the model's files.
+    """The model in torch, fp32, as the exporter's older diffusers loads it (engines/sources.py is for the newer one).
 
-    It happens that a library does not find what another version of it has saved, starts from random weights, and says
-    so in a warning only.
+    Raises Failed when a component has weights that are in none of the model's files.
     """
     import torch
     from diffusers import StableDiffusionPipeline
@@ -108,13 +102,7 @@ def load_original(source: Path) -> Any:
     pipeline = StableDiffusionPipeline.from_pretrained(
         source, torch_dtype=torch.float32, use_safetensors=True, safety_checker=None, requires_safety_checker=False
     )
-    for name in ("text_encoder", "unet", "vae"):
-        invented = invented_weights(getattr(pipeline, name), sorted((source / name).glob("*.safetensors")))
-        if invented:
-            raise Failed(
-                f"{name}: {len(invented)} weights are in none of the model's files and were made up, such as "
-                f"{invented[0]}; was it saved by a newer version of its library?"
-            )
+    refuse_invented(pipeline, source)
     return pipeline
 
 

@@ -11,13 +11,13 @@ images/ beside the manifest, which appears last.
 
 import argparse
 import hashlib
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from diffsweep.sweep.files import atomic_folder, parse_spec, read_json, write_json
+from diffsweep.sweep.files import atomic_folder, read_json, write_json
+from diffsweep.sweep.options import add_spec_option, read_spec
 from diffsweep.sweep.outcomes import Outcome, outcome_of, run_supervised
 
 STAGE = "images"
@@ -45,16 +45,11 @@ def main() -> None:
 
 def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--spec", required=True, action="append", help="what to make: JSON, or @file.json; given again, it adds"
-    )
+    add_spec_option(parser, "what to make")
     parser.add_argument("--artifact", required=True, type=Path, help="the artifact's folder")
     parser.add_argument("--out", required=True, type=Path, help="images.json; the PNGs go to images/ beside it")
     options = parser.parse_args()
-    try:
-        options.spec = parse_spec(*options.spec)
-    except (OSError, ValueError) as error:
-        sys.exit(f"generate_images: --spec: {error}; give JSON or @file.json")
+    options.spec = read_spec("generate_images", options.spec)
     return options
 
 

@@ -11,7 +11,8 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from diffsweep.sweep.files import parse_spec, read_json, write_json
+from diffsweep.sweep.files import read_json, write_json
+from diffsweep.sweep.options import add_spec_option, read_spec
 from diffsweep.sweep.outcomes import Outcome, outcome_of, run_supervised
 
 STAGE = "score"
@@ -22,8 +23,8 @@ def main() -> None:
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(variable, "1")
     options = parse_options()
+    spec = read_spec("score", options.spec)
     try:
-        spec = parse_spec(*options.spec)
         images, baseline = read_json(options.images), read_json(options.baseline)
         made, baseline_made = outcome_of(images), outcome_of(baseline)
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -48,9 +49,7 @@ def main() -> None:
 
 def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--spec", required=True, action="append", help="how to score: JSON, or @file.json; given again, it adds"
-    )
+    add_spec_option(parser, "how to score")
     parser.add_argument("--images", required=True, type=Path, help="the variant's images.json")
     parser.add_argument("--baseline", required=True, type=Path, help="the baseline's images.json")
     parser.add_argument("--out", required=True, type=Path, help="the folder for the results")

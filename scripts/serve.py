@@ -24,7 +24,8 @@ from diffsweep.engines.manifests import versions
 from diffsweep.serving.http import HttpThread, listen
 from diffsweep.serving.parsing import Limits, Service, Wanted
 from diffsweep.serving.worker import Generate, Worker
-from diffsweep.sweep.files import parse_spec, write_json
+from diffsweep.sweep.files import write_json
+from diffsweep.sweep.options import add_spec_option, read_spec
 from diffsweep.sweep.outcomes import Failed, Unsupported, describe, die_with_parent
 
 
@@ -32,10 +33,10 @@ def main() -> None:
     started_s = time.perf_counter()
     die_with_parent()
     options = parse_options()
+    spec = read_spec("serve", options.spec)
     try:
-        spec = parse_spec(options.spec)
         listener = listen(options.port)
-    except (OSError, ValueError) as error:
+    except OSError as error:
         sys.exit(f"serve: {error}")
     worker = Worker(limits_of(spec).queue)
 
@@ -59,7 +60,7 @@ def main() -> None:
 
 def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--spec", required=True, help="what to serve: JSON, or @file.json")
+    add_spec_option(parser, "what to serve")
     parser.add_argument("--artifact", required=True, type=Path, help="the artifact's folder")
     parser.add_argument("--port", type=int, default=0, help="0 (the default): any free port")
     parser.add_argument("--ready", required=True, type=Path, help="the file that says that requests are accepted")

@@ -33,7 +33,6 @@ VARIANTS = [variant["name"] for variant in PLAN["variants"]]
 BASELINE = PLAN["baseline"]
 ARTIFACTS = specs.artifacts_of(PLAN)
 REPLICATES = list(range(1, PLAN["protocol"]["replicates"] + 1))
-STARTS_FROM_ONNX = ("onnxruntime", "openvino")
 
 prefer_this_python()
 # The run's name goes into every record. It is no rerun trigger, so it reaches the programs beside their specs;
@@ -74,7 +73,7 @@ digest_of_code = cache(code_digest)
 
 def engine_code(*programs, engines):
     """The digest of `programs` and of the engines' modules, which they load by name."""
-    modules = sorted({f"diffsweep/engines/{ENGINES[engine]}.py" for engine in engines})
+    modules = sorted({f"diffsweep/engines/{ENGINES[engine].module}.py" for engine in engines})
     return digest_of_code(*programs, *modules)
 
 
@@ -133,7 +132,7 @@ def artifact_environment(wildcards):
 
 
 def artifact_onnx(wildcards):
-    return paths.ONNX_MANIFEST if artifact_engine(wildcards) in STARTS_FROM_ONNX else []
+    return paths.ONNX_MANIFEST if ENGINES[artifact_engine(wildcards)].from_onnx else []
 
 
 def convert_params(wildcards):

@@ -8,10 +8,9 @@ import numpy as np
 
 from diffsweep.analysis import stats
 from diffsweep.analysis.stats import Estimate
+from diffsweep.measure.capacity import ERROR_SHARE_LIMIT, LITTLES_LAW_TOLERANCE
 from diffsweep.measure.records import CapacityRecord
 
-ERROR_SHARE_LIMIT = 0.01  # METHOD.md, "Load"
-LITTLES_LAW_TOLERANCE = 0.03
 WINDOWS_AGREE_WITHIN = 0.10
 
 Records = Sequence[CapacityRecord]

@@ -13,12 +13,25 @@ Unsupported with the reason where this machine or library cannot do what the art
 
 import importlib
 from types import ModuleType
+from typing import NamedTuple
 
-ENGINES = {"torch": "pytorch", "onnxruntime": "ort", "openvino": "ov"}
+
+class Engine(NamedTuple):
+    """module: the file beside this one; from_onnx: whether it starts from the model's ONNX export."""
+
+    module: str
+    from_onnx: bool
+
+
+ENGINES = {
+    "torch": Engine("pytorch", from_onnx=False),
+    "onnxruntime": Engine("ort", from_onnx=True),
+    "openvino": Engine("ov", from_onnx=True),
+}
 
 
 def load_engine(name: str) -> ModuleType:
     """The module of engine `name`. Raises ValueError for a name that is no engine."""
     if name not in ENGINES:
         raise ValueError(f"unknown engine {name!r}; known engines: {', '.join(ENGINES)}")
-    return importlib.import_module(f"{__name__}.{ENGINES[name]}")
+    return importlib.import_module(f"{__name__}.{ENGINES[name].module}")

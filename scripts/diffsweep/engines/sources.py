@@ -5,10 +5,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from diffsweep.engines.imports import import_diffusers
+from diffsweep.sweep.environments import PROJECT
 from diffsweep.sweep.files import read_json
 from diffsweep.sweep.outcomes import Failed, Unsupported
 
-PROJECT = Path(__file__).resolve().parents[3]
 WEIGHTED = ("text_encoder", "unet", "vae")  # the components that have weights
 # What is fetched of a hub model; a second, half-precision copy of the weights is left out.
 HUB_FILES = ("model_index.json", "scheduler/*.json", "tokenizer/*", *(f"{name}/*.json" for name in WEIGHTED))
@@ -61,6 +61,12 @@ def load_original(source: Path, dtype: str = "float32"):
         safety_checker=None,
         requires_safety_checker=False,
     )
+    refuse_invented(pipeline, source)
+    return pipeline
+
+
+def refuse_invented(pipeline, source: Path) -> None:
+    """Raise Failed when a component of `pipeline` holds weights that are in none of its files below `source`."""
     for name in WEIGHTED:
         invented = invented_weights(getattr(pipeline, name), sorted((source / name).glob("*.safetensors")))
         if invented:
@@ -68,7 +74,6 @@ def load_original(source: Path, dtype: str = "float32"):
                 f"{name}: {len(invented)} weights are in none of the model's files and were made up, such as "
                 f"{invented[0]}; was it saved by another version of its library?"
             )
-    return pipeline
 
 
 def invented_weights(module, files: Iterable[Path]) -> list[str]:

@@ -11,8 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from diffsweep.measure import gpu, monitor
-
-PROJECT = Path(__file__).resolve().parents[3]
+from diffsweep.sweep.environments import PROJECT
 
 # One file for the whole machine, so that two checkouts, or two users, do not measure at once. Not tempfile's folder,
 # which differs between them.

@@ -18,10 +18,10 @@ from pathlib import Path
 
 from diffsweep.measure import monitor
 from diffsweep.measure.keeper import Keeper
+from diffsweep.sweep.environments import PROJECT
 from diffsweep.sweep.files import read_json
 from diffsweep.sweep.outcomes import Failed, Unsupported, describe_exit, die_with_parent
 
-PROJECT = Path(__file__).resolve().parents[3]
 IN_ENV = PROJECT / "scripts" / "in_env"
 READY_POLL_S = 0.02  # only while servers start; an `exists` takes microseconds
 ENDING_S = 1.0
@@ -93,7 +93,7 @@ def start(launch: Launch, keeper: Keeper) -> Server:
     spawned_unix_s = time.time()
     process = subprocess.Popen(
         [*command, *options, "--port", "0", "--ready", str(ready_file)],
-        env=_environ(keeper.folder),
+        env={**os.environ, "TMPDIR": str(keeper.folder)},
         stdin=subprocess.DEVNULL,
         stdout=sys.stderr,
         process_group=0,
@@ -101,12 +101,6 @@ def start(launch: Launch, keeper: Keeper) -> Server:
     )
     keeper.watch(process.pid)
     return Server(launch, process, ready_file, spawned_unix_s)
-
-
-def _environ(folder: Path) -> dict[str, str]:
-    # Modules are compiled once per environment, whatever the user prefers elsewhere: it is 6 of 10 s of a start.
-    kept = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
-    return {**kept, "TMPDIR": str(folder)}
 
 
 def _before_exec(parent: int):

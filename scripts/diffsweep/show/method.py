@@ -61,7 +61,8 @@ def _intervals() -> str:
     return _one_line(f"""
         95 % throughout. Speed-ups, means and throughputs: from the variation between replicates (Student's t).
         Percentiles: exact, from order statistics; P95 takes {minimum_sample(0.95)} requests, P99
-        {minimum_sample(0.99)}, else it is n/a. Quality: bootstrap over prompts. Outliers are never dropped.
+        {minimum_sample(0.99)}, else it is n/a. CLIP score and attributes: bootstrap over prompts; FID: jackknife over
+        prompts. Outliers are never dropped.
     """)
 
 

@@ -6,9 +6,10 @@ import json
 from functools import cache
 from pathlib import Path
 
+from diffsweep.sweep.environments import PROJECT
 from diffsweep.sweep.files import atomic, digest_file, list_files
 
-SCRIPTS = Path(__file__).resolve().parents[2]
+SCRIPTS = PROJECT / "scripts"
 
 
 def code_digest(*programs: str) -> str:

@@ -53,17 +53,6 @@ def read_json(path: Path | str) -> Any:
         raise ValueError(f"{path}: not valid JSON ({error})") from error
 
 
-def parse_spec(*arguments: str) -> dict:
-    """The values of a program's `--spec`, each JSON or `@file.json`, put together (a later one wins).
-
-    Raises ValueError when one is not JSON, OSError when its file cannot be read.
-    """
-    spec: dict = {}
-    for argument in arguments:
-        spec |= read_json(argument[1:]) if argument.startswith("@") else json.loads(argument)
-    return spec
-
-
 def digest_file(path: Path | str) -> str:
     with open(path, "rb") as handle:
         return "sha256:" + hashlib.file_digest(handle, "sha256").hexdigest()

@@ -15,7 +15,8 @@ import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError, best_match
 
-PROJECT = Path(__file__).resolve().parents[3]
+from diffsweep.sweep.environments import PROJECT
+
 SCHEMAS = PROJECT / "workflow" / "schemas"
 
 # One thing that can change between a variant and its parent. Order is the order of the columns.
