@@ -1,7 +1,8 @@
 # make sweep   the default sweep: sets up .venv, then runs `snakemake --cores all`
 # make test    the tests and the style checks
+# make test-long   tests that take minutes or need system packages (Slurm, Prometheus); as root, on Debian
 # make bench   what measuring itself costs (takes timings: let nothing else run)
-.PHONY: sweep test lint bench clean
+.PHONY: sweep test test-long lint bench clean
 
 PYTHON ?= python3.11
 VENV := .venv/.complete
@@ -11,6 +12,9 @@ sweep: $(VENV)
 
 test: $(VENV) lint
 	.venv/bin/python -m pytest
+
+test-long: $(VENV)
+	.venv/bin/python -m pytest tests/long
 
 lint: $(VENV)
 	.venv/bin/ruff check scripts tests
