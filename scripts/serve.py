@@ -16,7 +16,7 @@ import gc
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,11 @@ from diffsweep.sweep.files import write_json
 from diffsweep.sweep.options import add_spec_option, read_spec
 from diffsweep.sweep.outcomes import Failed, Unsupported, describe, die_with_parent
 
+Loader = Callable[[Mapping, Path], Generate]
 
-def main() -> None:
+
+def main(load: Loader | None = None) -> None:
+    """Serve until the parent ends. `load`: how an artifact becomes the function that makes images."""
     started_s = time.perf_counter()
     die_with_parent()
     options = parse_options()
@@ -47,7 +50,7 @@ def main() -> None:
 
     http = HttpThread(make_app, listener, on_exit=worker.stop)
     http.start()  # imports FastAPI while this thread loads the model
-    generate = load_or_report(spec, options)
+    generate = load_or_report(load or load_generator, spec, options)
     http.wait_until_accepting()
     if http.failed:
         sys.exit("serve: the HTTP server could not start")
@@ -87,7 +90,7 @@ def service_of(spec: Mapping) -> Service:
     )
 
 
-def load_or_report(spec: Mapping, options: argparse.Namespace) -> Generate:
+def load_or_report(load: Loader, spec: Mapping, options: argparse.Namespace) -> Generate:
     """The function that makes images. What goes wrong is written into the ready file before it ends this process."""
     try:
         return load(spec, options.artifact)
@@ -100,13 +103,20 @@ def load_or_report(spec: Mapping, options: argparse.Namespace) -> Generate:
         raise
 
 
-def load(spec: Mapping, artifact: Path) -> Generate:
+def load_generator(spec: Mapping, artifact: Path) -> Generate:
+    return generator_of(load_pipeline(spec, artifact))
+
+
+def load_pipeline(spec: Mapping, artifact: Path) -> Any:
     from diffsweep.engines import load_engine
-    from diffsweep.engines.pipelines import ImageRequest, generate
     from diffsweep.engines.sources import source_of
 
     engine = load_engine(spec["artifact"]["engine"])
-    pipeline = engine.load(source_of(spec["model"]), artifact, spec["artifact"])
+    return engine.load(source_of(spec["model"]), artifact, spec["artifact"])
+
+
+def generator_of(pipeline: Any) -> Generate:
+    from diffsweep.engines.pipelines import ImageRequest, generate
 
     def run(wanted: Wanted) -> tuple:
         shared = dataclasses.asdict(wanted)
