@@ -45,6 +45,18 @@ def refuse_unsupported(artifact: dict) -> None:
     compiler = os.environ.get("CXX", "g++")  # Inductor's own rule
     if artifact["compile"] and not shutil.which(compiler):
         raise Unsupported(f"torch.compile needs a C++ compiler on the CPU, and {compiler} was not found")
+    if artifact["precision"] == "fp16" and not has_fp16_kernels():
+        raise Unsupported(
+            "PyTorch has no fp16 convolution for this processor (oneDNN's needs AVX512-FP16 or AMX-FP16): it would run "
+            "in scalar code, many times slower than fp32"
+        )
+
+
+def has_fp16_kernels() -> bool:
+    """Does oneDNN, which computes PyTorch's convolutions on the CPU, have fp16 ones for this processor?"""
+    import torch
+
+    return torch.ops.mkldnn._is_mkldnn_fp16_supported()
 
 
 def load(source: Path, artifact_dir: Path, artifact: dict):
