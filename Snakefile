@@ -27,6 +27,7 @@ include: "workflow/rules/convert.smk"
 include: "workflow/rules/benchmark.smk"
 include: "workflow/rules/quality.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/calibration.smk"
 
 
 rule all:

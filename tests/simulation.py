@@ -65,6 +65,16 @@ def block_log_ratios(
     return np.log(blocks[..., ~side] / blocks[..., side])
 
 
+def latencies(
+    machine: Machine, rng: np.random.Generator, *, simulations: int, replicates: int = 5, requests: int = 15
+) -> np.ndarray:
+    """(simulations, replicates, requests): times of one side, around 1. Their pooled quantiles are the truth."""
+    shape = (simulations, replicates, requests)
+    logs = _noise(machine, rng, shape) * machine.request + _shared_with_time(machine, rng, shape)
+    logs += _noise(machine, rng, (simulations, replicates, 1)) * machine.process
+    return np.exp(logs) * np.where(rng.random(shape) < machine.outliers, rng.uniform(1.5, 3.0, shape), 1.0)
+
+
 def _noise(machine: Machine, rng: np.random.Generator, shape: tuple) -> np.ndarray:
     return rng.standard_t(3, shape) / np.sqrt(3) if machine.heavy else rng.standard_normal(shape)
 

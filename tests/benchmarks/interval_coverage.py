@@ -23,6 +23,7 @@ import simulation  # noqa: E402
 from diffsweep.analysis import stats  # noqa: E402
 from diffsweep.analysis.stats import Estimate  # noqa: E402
 from diffsweep.quality import frechet, resampling  # noqa: E402
+from diffsweep.sweep.plan import PRESETS  # noqa: E402
 
 # --- ways to an interval of the speed-up that were not taken ---
 
@@ -68,12 +69,14 @@ SPEEDUP_METHODS: dict[str, Callable[[np.ndarray], Estimate]] = {
 }
 
 
-def speedup_table(simulations: int, replicates: int) -> None:
-    print(f"\nspeed-up, {replicates} replicates of 24 requests a side: coverage % (median half-width %)")
+def speedup_table(simulations: int, replicates: int, requests: int) -> None:
+    print(f"\nspeed-up, {replicates} replicates of {requests} requests a side: coverage % (median half-width %)")
     print(f"{'':24}" + "".join(f"{name:>31}" for name in SPEEDUP_METHODS))
     for name, machine in simulation.MACHINES.items():
         rng = np.random.default_rng(1)
-        ratios = simulation.block_log_ratios(machine, rng, simulations=simulations, replicates=replicates)
+        ratios = simulation.block_log_ratios(
+            machine, rng, simulations=simulations, replicates=replicates, requests=requests - requests % 2
+        )
         cells = [simulation.coverage(ratios, method, truth=1.0) for method in SPEEDUP_METHODS.values()]
         print(f"{name:24}" + "".join(f"{100 * held:22.1f} ({100 * half:5.2f})" for held, half in cells), flush=True)
 
@@ -126,21 +129,39 @@ def moderated_table(simulations: int, variants: int = 17, replicates: int = 3) -
 # --- the other intervals ---
 
 
-def quantile_table(simulations: int) -> None:
-    print("\nquantiles by order statistics, 72 requests: coverage %")
-    print(f"{'':48}{'P50':>8}{'P90':>8}{'P95':>8}")
-    cases = {"requests of one process, or processes alike": 0.0, "processes differ by 1 %": 0.01, "by 3 %": 0.03}
-    for name, process in cases.items():
-        rng, shares = np.random.default_rng(3), []
-        for q in (0.5, 0.9, 0.95):
-            truth = scipy_stats.norm(0, math.hypot(0.05, process)).ppf(q)
-            logs = 0.05 * rng.standard_normal((simulations, 3, 24)) + process * rng.standard_normal((simulations, 3, 1))
-            values = logs.reshape(simulations, 72)
-            shares.append(np.mean([simulation.covers(stats.quantile_estimate(row, q), truth) for row in values]))
-        print(f"{name:48}" + "".join(f"{100 * share:8.1f}" for share in shares), flush=True)
+QUANTILE_METHODS: dict[str, Callable[[np.ndarray, float], Estimate | None]] = {
+    "over replicates (ours)": stats.quantile_over_replicates,
+    "one sample": lambda times, q: stats.quantile_estimate(times.ravel(), q),
+}
+
+
+def quantile_table(simulations: int, replicates: int = 5, requests: int = 15) -> None:
     print(
-        "(the interval is for the quantile of the requests to these processes; METHOD.md asks for the exact binomial)"
+        f"\nquantiles of {replicates} x {requests} requests: coverage % of P50, P90, P95 (median half-width of P95, %)"
     )
+    print(f"{'':24}" + "".join(f"{name:>36}" for name in QUANTILE_METHODS))
+    for name, machine in simulation.MACHINES.items():
+        rng = np.random.default_rng(3)
+        times = simulation.latencies(machine, rng, simulations=simulations, replicates=replicates, requests=requests)
+        cells = []
+        for method in QUANTILE_METHODS.values():
+            found = {q: [method(one, q) for one in times] for q in (0.5, 0.9, 0.95)}
+            truths = {q: float(np.quantile(times, q)) for q in found}
+            held = [100 * np.mean([simulation.covers(e, truths[q]) for e in found[q]]) for q in found]
+            width = 100 * float(np.median([e.half_width / e.value for e in found[0.95]]))
+            cells.append("".join(f"{share:8.1f}" for share in held) + f" ({width:5.2f})")
+        print(f"{name:24}" + "".join(f"{cell:>36}" for cell in cells), flush=True)
+
+
+def throughput_table(simulations: int, replicates: int = 5, requests: int = 12) -> None:
+    """Images per second of a level: requests over the time they took, one after the other."""
+    print(f"\nthroughput, {replicates} replicates of {requests} requests: coverage % (median half-width %)")
+    for name, machine in simulation.MACHINES.items():
+        rng = np.random.default_rng(6)
+        times = simulation.latencies(machine, rng, simulations=simulations, replicates=replicates, requests=requests)
+        rates = 1 / times.mean(axis=2)
+        held, half = simulation.coverage(rates, stats.replicate_interval, truth=float(rates.mean()))
+        print(f"{name:24}{100 * held:10.1f} ({100 * half:5.2f})", flush=True)
 
 
 def fid_table(simulations: int, n: int = 200) -> None:
@@ -196,10 +217,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--simulations", type=int, default=10000)
     simulations = parser.parse_args().simulations
-    for replicates in (3, 5):
-        speedup_table(simulations, replicates)
+    for preset in PRESETS.values():
+        speedup_table(simulations, preset["replicates"], preset["requests"])
     moderated_table(simulations)
     quantile_table(simulations)
+    throughput_table(simulations)
     fid_table(simulations)
     clip_table(simulations)
 

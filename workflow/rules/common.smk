@@ -187,6 +187,30 @@ def benchmark_code(wildcards):
     return engine_code("benchmark.py", "serve.py", engines=paired_engines(wildcards))
 
 
+# --- calibration -----------------------------------------------------------------------------------------------------
+
+
+def calibration_path(name):
+    return sweep_path(f"calibration/{{model}}/{{target}}/{name}")
+
+
+def calibration_manifest(wildcards):
+    return manifest_of(wildcards, BASELINE)
+
+
+def calibration_environments(wildcards):
+    return [receipt(find_variant(PLAN, BASELINE)["engine"])]
+
+
+def calibration_params(wildcards):
+    return as_param(specs.calibration_spec(PLAN, wildcards.model, wildcards.target))
+
+
+def calibration_code(wildcards):
+    programs = ("calibrate.py", "benchmark.py", "serve_slowed.py")
+    return engine_code(*programs, engines=[find_variant(PLAN, BASELINE)["engine"]])
+
+
 # --- quality ---------------------------------------------------------------------------------------------------------
 
 

@@ -67,7 +67,7 @@ def figures(replicates: Sequence[Records], kind: str) -> dict[str, Estimate | fl
         "mean": stats.replicate_interval([float(np.mean(group)) for group in groups]),
         "sd": stats.mean_and_deviation(everything)[1],
         "max": max(everything),
-        **{name: stats.quantile_estimate(everything, q) for name, q in QUANTILES.items()},
+        **{name: stats.quantile_over_replicates(groups, q) for name, q in QUANTILES.items()},
     }
 
 

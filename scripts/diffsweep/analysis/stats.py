@@ -4,6 +4,7 @@ Two kinds of interval, never mixed up:
 - `replicate_interval`, `speedup` and `ratio_interval` rest on the variation between replicates (fresh processes): they
   cover what other starts of the servers on this machine would show on average.
 - `quantile_estimate` takes all requests as one sample: it covers the quantile of the requests to these processes.
+  `quantile_over_replicates` adds what other processes would change.
 """
 
 import math
@@ -88,6 +89,38 @@ def quantile_estimate(values: Sequence[float], q: float, confidence: float = CON
     return Estimate(quantile(ordered, q), float(ordered[ranks[0] - 1]), float(ordered[ranks[1] - 1]))
 
 
+def quantile_over_replicates(
+    replicates: Sequence[Sequence[float]], q: float, confidence: float = CONFIDENCE
+) -> Estimate | None:
+    """The `q` quantile of all requests, with an interval that holds for other starts of the servers too.
+
+    Two errors, put together on the log scale by MOVER (Zou and Donner 2008, Statistics in Medicine 27): that of the
+    order statistics (`quantile_estimate`), and that of the replicates' level, by which their means differ more than
+    their requests' noise explains, with Student's t on R - 1 degrees of freedom. Where replicates do not differ it is
+    the exact interval of the one sample. `replicates`: positive times, one list each; None below the minimum sample.
+    """
+    groups = [np.log(np.asarray(times, float)) for times in replicates if len(times)]
+    one_sample = quantile_estimate(np.concatenate(groups), q, confidence) if groups else None
+    if one_sample is None or len(groups) < 2:
+        return None if one_sample is None else exponential(one_sample)
+    half = student_quantile(confidence, len(groups) - 1) * math.sqrt(excess_variance(groups) / len(groups))
+    low = one_sample.value - math.hypot(one_sample.value - one_sample.low, half)
+    high = one_sample.value + math.hypot(one_sample.high - one_sample.value, half)
+    return exponential(Estimate(one_sample.value, low, high))
+
+
+def excess_variance(groups: Sequence[np.ndarray]) -> float:
+    """By how much the groups' means vary beyond what the values' own spread explains; 0 when it is nothing.
+
+    The estimate of the random effect's variance from a one-way analysis of variance, cut at 0 (Searle, Casella and
+    McCulloch 1992, Variance Components, 3.5).
+    """
+    means = [group.mean() for group in groups]
+    within = [group.var(ddof=1) / len(group) for group in groups if len(group) > 1]
+    explained = float(np.mean(within)) if within else 0.0
+    return max(float(np.var(means, ddof=1)) - explained, 0.0)
+
+
 def early_stopping_minimum(q: float, confidence: float = 0.99) -> int:
     """How many requests MLPerf's early stopping needs before it reports a `q` quantile: 64, 130, 662 for P90, 95, 99.
 
@@ -125,6 +158,11 @@ def replicate_interval(means: Sequence[float], confidence: float = CONFIDENCE) -
     return Estimate(mean, mean - half, mean + half)
 
 
+def replicate_value(log_ratios: Sequence[float]) -> float:
+    """What one replicate says: the mean of its log(baseline / variant)."""
+    return float(np.mean(log_ratios))
+
+
 def speedup(log_ratios: Sequence[Sequence[float]], confidence: float = CONFIDENCE) -> Estimate:
     """The speed-up from log(baseline / variant) per pair of blocks, one list of pairs per replicate.
 
@@ -132,7 +170,12 @@ def speedup(log_ratios: Sequence[Sequence[float]], confidence: float = CONFIDENC
     interval comes from the variation between replicates, on the log scale (Kalibera and Jones 2013, 'Rigorous
     benchmarking in reasonable time': the top level of repetition decides).
     """
-    return exponential(replicate_interval([float(np.mean(pairs)) for pairs in log_ratios if len(pairs)], confidence))
+    return speedup_of_values([replicate_value(pairs) for pairs in log_ratios if len(pairs)], confidence)
+
+
+def speedup_of_values(values: Sequence[float], confidence: float = CONFIDENCE) -> Estimate:
+    """The same from one log ratio per replicate."""
+    return exponential(replicate_interval(values, confidence))
 
 
 def exponential(estimate: Estimate) -> Estimate:

@@ -148,14 +148,16 @@ def machine(cells: Sequence[Cell], hosts: Mapping[tuple[str, str], Mapping[str, 
     for target in dict.fromkeys(cell.target for cell in cells):
         host = next((hosts[key] for key in hosts if key[1] == target and hosts[key]), {})
         prefix = "" if len(cells[0].plan["targets"]) == 1 else f"{target}: "
-        facts += [(prefix + term, text) for term, text in _host(cells[0].plan["targets"][target], host)]
+        settings = cells[0].plan["targets"][target]
+        about = f"{settings['name']}: device {settings.get('device')}, {settings.get('threads')} threads a server"
+        facts += [(prefix + term, text) for term, text in [("Target", about), *host_facts(host)]]
     return facts
 
 
-def _host(target: Mapping, host: Mapping) -> Facts:
+def host_facts(host: Mapping) -> Facts:
+    """A replicate's note of its host, in words."""
     cores = host.get("cores", host.get("cpus"))
     known = [
-        ("Target", f"{target['name']}: device {target.get('device')}, {target.get('threads')} threads a server"),
         ("Processor", host.get("cpu") or host.get("cpu_model")),
         ("Cores", f"{cores}, of which {host['cores_usable']} usable" if host.get("cores_usable") else cores),
         ("Features", ", ".join(host.get("cpu_features") or [])),

@@ -24,6 +24,16 @@ AXES = ("engine", "precision", "compile", "scheduler", "steps", "guidance")
 # The axes that decide which files an engine runs; the others travel with each request.
 ARTIFACT_AXES = ("engine", "precision", "compile")
 
+# Many replicates of few requests: the interval comes from the variation between replicates. Which differences each
+# preset finds is measured by `snakemake calibration`.
+PRESETS = {
+    "default": {"replicates": 5, "requests": 15},
+    "publish": {"replicates": 12, "requests": 15},
+}
+
+# Folders of a sweep that are not models.
+RESERVED_MODELS = ("calibration", "plots", "tables")
+
 # Folders below results/ that are not sweeps.
 RESERVED = ("artifacts", "envs", "published")
 
@@ -250,6 +260,8 @@ def check_model(name: str, model: Mapping) -> dict:
     """A model entry that can be loaded. Raises ConfigError: no or two sources, missing folder, unpinned revision."""
     check_name("models", name)
     where = f"models.{name}"
+    if name in RESERVED_MODELS:
+        raise ConfigError(f"{where}: a sweep has a folder of that name with a meaning of its own; choose another name")
     if ("path" in model) == ("hub" in model):
         raise ConfigError(f"{where}: give either `path` (a local folder) or `hub` (with a pinned `revision`)")
     if "hub" in model:
@@ -298,6 +310,7 @@ def make_plan(config: Mapping) -> dict:
             f"sweep: {settings['sweep']!r} is a folder of results/ with a meaning of its own; choose another name"
         )
     variants = resolve_variants(settings["variants"], settings["baseline"])
+    settings["protocol"] = {**PRESETS[settings["protocol"]["preset"]], **settings["protocol"]}
     for path in (settings["protocol"]["prompts"], settings["quality"]["prompts"], settings["conversion"]["prompts"]):
         read_prompts(path)
     return {
@@ -307,7 +320,7 @@ def make_plan(config: Mapping) -> dict:
         "targets": read_targets(settings["targets_file"], settings["targets"]),
         "baseline": settings["baseline"],
         "variants": variants,
-        **{key: settings[key] for key in ("protocol", "quality", "conversion", "limits")},
+        **{key: settings[key] for key in ("protocol", "quality", "conversion", "calibration", "limits")},
     }
 
 

@@ -58,7 +58,7 @@ def convert_spec(plan: Mapping, model: str, artifact: str, source_digest: str, a
 def benchmark_spec(plan: Mapping, model: str, target: str, variant: str, replicate: int, attempt: int = 0) -> dict:
     """One replicate of one variant, paired with the baseline."""
     ours, baseline = find_variant(plan, variant), find_variant(plan, plan["baseline"])
-    protocol = {k: v for k, v in plan["protocol"].items() if k not in ("replicates", "prompts")}
+    protocol = {k: v for k, v in plan["protocol"].items() if k not in ("preset", "replicates", "prompts")}
     return {
         "model": plan["models"][model],
         "target": {k: plan["targets"][target][k] for k in ("name", "device", "threads")},  # not its price
@@ -72,6 +72,26 @@ def benchmark_spec(plan: Mapping, model: str, target: str, variant: str, replica
         "prompts": _suite(plan["protocol"]["prompts"], plan["protocol"]["distinct_prompts"]),
         "attempt": attempt,
     }
+
+
+def calibration_spec(plan: Mapping, model: str, target: str) -> dict:
+    """Replicates of the baseline against itself, short requests without load, plain and with planted slow-downs."""
+    settings, size = plan["calibration"], plan["protocol"]["replicates"]
+    replicate = benchmark_spec(plan, model, target, plan["baseline"], replicate=0)
+    for role in ("variant", "baseline"):
+        replicate[role] = {**replicate[role], "steps": settings["steps"]}
+    replicate["protocol"] = {**replicate["protocol"], "levels": [], "warmup": settings["warmup"]}
+    scenarios = [_scenario("aa", 0.0, False, size * settings["comparisons"])]
+    for slowdown in settings["slowdowns"]:
+        scenarios.append(_scenario(f"slower-{slowdown}", slowdown, False, settings["replicates_per_slowdown"]))
+    for slowdown in (0.0, max(settings["slowdowns"])):
+        name = f"disturbed-slower-{slowdown}" if slowdown else "disturbed-aa"
+        scenarios.append(_scenario(name, slowdown, True, size * settings["disturbed_comparisons"]))
+    return {"replicate": replicate, "scenarios": scenarios}
+
+
+def _scenario(name: str, slowdown: float, disturbed: bool, replicates: int) -> dict:
+    return {"name": name, "slowdown": slowdown, "disturbed": disturbed, "replicates": replicates}
 
 
 def images_spec(plan: Mapping, model: str, target: str, variant: str, attempt: int = 0) -> dict:

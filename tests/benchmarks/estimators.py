@@ -1,0 +1,108 @@
+"""Which way to one figure per replicate varies least from replicate to replicate? On recorded data, not on simulated.
+
+    .venv/bin/python tests/benchmarks/estimators.py results/default [more folders of replicates ...]
+
+Takes every folder with replicates of the same variant, wherever it lies below the folders given, and prints, per
+estimator, the standard deviation between replicates of log(baseline / variant): its median over those folders, and over
+the A/A ones alone. What varies less gives a narrower interval from the same requests; whether the interval still holds
+the truth is what interval_coverage.py and the calibration show. Runs no model.
+"""
+
+import math
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
+
+from diffsweep.analysis import latency, stats  # noqa: E402
+from diffsweep.measure.records import LatencyRecord, read_latency  # noqa: E402
+
+Records = Sequence[LatencyRecord]
+
+
+def sides(records: Records, clock: Callable) -> tuple[np.ndarray, np.ndarray]:
+    """Times of (baseline, variant), both in the order of their prompts and seeds."""
+    found = {role: {} for role in ("baseline", "variant")}
+    for record in records:
+        if not record.warmup and record.status == "ok":
+            found[record.role][record.prompt_id, record.seed] = clock(record)
+    both = [key for key in found["baseline"] if key in found["variant"]]
+    return tuple(np.array([found[role][key] for key in both]) for role in ("baseline", "variant"))
+
+
+def request_ratios(records: Records, clock: Callable = latency.end_to_end_s) -> np.ndarray:
+    """log(baseline / variant) request by request: the same prompt and seed, a few requests apart."""
+    baseline, variant = sides(records, clock)
+    return np.log(baseline / variant)
+
+
+def robust_request_s(record: LatencyRecord) -> float:
+    """End to end as if every step had taken the median step's time."""
+    steps = len(record.step_s)
+    return record.e2e_s - math.fsum(record.step_s) + steps * statistics.median(record.step_s)
+
+
+def trimmed(values: np.ndarray, share: float = 0.2) -> float:
+    cut = int(len(values) * share)
+    return float(np.sort(values)[cut : len(values) - cut].mean())
+
+
+def hodges_lehmann(values: np.ndarray) -> float:
+    i, j = np.triu_indices(len(values))
+    return float(np.median((values[i] + values[j]) / 2))
+
+
+def of_sides(location: Callable) -> Callable:
+    def estimate(records: Records) -> float:
+        baseline, variant = sides(records, latency.end_to_end_s)
+        return math.log(location(baseline) / location(variant))
+
+    return estimate
+
+
+ESTIMATORS: dict[str, Callable[[Records], float]] = {
+    "mean of block ratios": lambda r: float(np.mean(latency.block_log_ratios(r))),
+    "median of block ratios": lambda r: float(np.median(latency.block_log_ratios(r))),
+    "mean of request ratios": lambda r: float(np.mean(request_ratios(r))),
+    "median of request ratios": lambda r: float(np.median(request_ratios(r))),
+    "20 % trimmed mean of request ratios": lambda r: trimmed(request_ratios(r)),
+    "Hodges-Lehmann of request ratios": lambda r: hodges_lehmann(request_ratios(r)),
+    "ratio of means": of_sides(np.mean),
+    "ratio of medians": of_sides(np.median),
+    "ratio of lower quartiles": of_sides(lambda t: np.quantile(t, 0.25)),
+    "ratio of minima": of_sides(np.min),
+    "mean of request ratios, median step": lambda r: float(np.mean(request_ratios(r, robust_request_s))),
+    "Hodges-Lehmann, median step": lambda r: hodges_lehmann(request_ratios(r, robust_request_s)),
+    "ours (analysis/stats.py)": lambda r: stats.replicate_value(latency.block_log_ratios(r)),
+}
+
+
+def replicate_sets(folders: Sequence[Path]) -> dict[Path, list[Records]]:
+    """Folder -> the records of each of its replicates, where there are at least three."""
+    files = sorted(path for folder in folders for path in folder.rglob("replicate-*/latency.jsonl"))
+    sets = {where: [read_latency(f) for f in found] for where, found in groupby(files, key=lambda f: f.parents[1])}
+    complete = {where: [r for r in found if latency.measured(r, "variant")] for where, found in sets.items()}
+    return {where: found for where, found in complete.items() if len(found) >= 3}
+
+
+def main() -> None:
+    if len(sys.argv) < 2:
+        sys.exit(__doc__.strip())
+    sets = replicate_sets([Path(name) for name in sys.argv[1:]])
+    equals = {w for w, found in sets.items() if found[0][0].variant == "fp32" or "aa" in w.parts}
+    print(f"{len(sets)} sets of replicates, {sum(map(len, sets.values()))} replicates; {len(equals)} of them A/A")
+    print(f"{'standard deviation between replicates, %':42}{'all, median':>14}{'A/A, median':>14}")
+    for name, estimator in ESTIMATORS.items():
+        spread = {w: 100 * statistics.stdev(estimator(r) for r in found) for w, found in sets.items()}
+        of_equals = [spread[w] for w in equals]
+        aa = f"{statistics.median(of_equals):14.2f}" if of_equals else f"{'n/a':>14}"
+        print(f"{name:42}{statistics.median(spread.values()):14.2f}{aa}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
