@@ -76,7 +76,7 @@ def test_speedups_hold_the_truth(tmp_path):
 
 
 def test_verdicts_follow_from_the_a_a_test(tmp_path):
-    rows = rows_of(tmp_path, small_plan(replicates=5))
+    rows = rows_of(tmp_path, small_plan(replicates=12))
     assert rows["fp32"]["verdict"] == "within noise"
     assert rows["onnxruntime"]["verdict"] == "improved"
     assert rows["int8"]["verdict"] == "regressed"

@@ -52,11 +52,6 @@ def trimmed(values: np.ndarray, share: float = 0.2) -> float:
     return float(np.sort(values)[cut : len(values) - cut].mean())
 
 
-def hodges_lehmann(values: np.ndarray) -> float:
-    i, j = np.triu_indices(len(values))
-    return float(np.median((values[i] + values[j]) / 2))
-
-
 def of_sides(location: Callable) -> Callable:
     def estimate(records: Records) -> float:
         baseline, variant = sides(records, latency.end_to_end_s)
@@ -71,14 +66,14 @@ ESTIMATORS: dict[str, Callable[[Records], float]] = {
     "mean of request ratios": lambda r: float(np.mean(request_ratios(r))),
     "median of request ratios": lambda r: float(np.median(request_ratios(r))),
     "20 % trimmed mean of request ratios": lambda r: trimmed(request_ratios(r)),
-    "Hodges-Lehmann of request ratios": lambda r: hodges_lehmann(request_ratios(r)),
+    "Hodges-Lehmann of request ratios": lambda r: stats.replicate_value(request_ratios(r)),
     "ratio of means": of_sides(np.mean),
     "ratio of medians": of_sides(np.median),
     "ratio of lower quartiles": of_sides(lambda t: np.quantile(t, 0.25)),
     "ratio of minima": of_sides(np.min),
     "mean of request ratios, median step": lambda r: float(np.mean(request_ratios(r, robust_request_s))),
-    "Hodges-Lehmann, median step": lambda r: hodges_lehmann(request_ratios(r, robust_request_s)),
-    "ours (analysis/stats.py)": lambda r: stats.replicate_value(latency.block_log_ratios(r)),
+    "Hodges-Lehmann, median step": lambda r: stats.replicate_value(request_ratios(r, robust_request_s)),
+    "Hodges-Lehmann of block ratios (ours)": lambda r: stats.replicate_value(latency.block_log_ratios(r)),
 }
 
 
