@@ -3,6 +3,7 @@
 tables/capacity.csv    one row per model x target x variant x load level
 tables/latency.parquet one row per request, warm-up flagged, for the distributions
 tables/targets.json    per model and target: the A/A test, the noise floor, whether the host is fit; where the time went
+tables/inputs.json     the digest of every document that the tables were made from
 """
 
 import argparse
@@ -19,8 +20,11 @@ import pyarrow.parquet
 from diffsweep.analysis import latency, load, summary
 from diffsweep.analysis.cells import Cell, read_cells
 from diffsweep.analysis.columns import put
+from diffsweep.analysis.places import each_cell
 from diffsweep.analysis.stats import Estimate
-from diffsweep.sweep.files import atomic, read_json, write_json
+from diffsweep.sweep.files import atomic, digest_file, read_json, write_json
+from diffsweep.sweep.outcomes import run_program
+from diffsweep.sweep.runs import current_run
 
 # What the columns hold that are not measurements (those are floats).
 TEXT = """
@@ -46,6 +50,7 @@ def main() -> None:
     write_table(tables / "capacity.csv", list(capacity_rows(cells)))
     write_table(tables / "latency.parquet", list(latency_rows(cells)))
     write_json(tables / "targets.json", targets_of(plan, cells, rows))
+    write_json(tables / "inputs.json", inputs_of(plan, options))
     write_table(options.out / "summary.parquet", rows)
     write_table(options.out / "summary.csv", rows)  # last: the rule's first output
     say(rows)
@@ -148,6 +153,16 @@ def type_of(column: str) -> pa.DataType:
     return pa.bool_() if column.startswith((*YES_NO, "is_")) else pa.float64()
 
 
+def inputs_of(plan: Mapping, options: argparse.Namespace) -> dict:
+    """What the tables were made from, by path below the sweep's folder or below results/artifacts."""
+    found = {"plan.json": options.plan}
+    for cell in each_cell(plan, options.results, options.artifacts):
+        found |= {path.relative_to(options.results).as_posix(): path for path in cell.documents}
+        found[cell.manifest.relative_to(options.artifacts).as_posix()] = cell.manifest
+    digests = {name: digest_file(path) for name, path in found.items() if path.exists()}
+    return {"schema": 1, "run": current_run(), "inputs": digests}
+
+
 def write_table(path: Path, rows: Sequence[Mapping]) -> None:
     """Rows as .csv or .parquet, by the name's ending. Every row has the same columns; None is an empty field."""
     columns = list(rows[0]) if rows else []
@@ -161,4 +176,4 @@ def write_table(path: Path, rows: Sequence[Mapping]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

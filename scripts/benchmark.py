@@ -22,12 +22,13 @@ from diffsweep.measure.keeper import Keeper
 from diffsweep.measure.pairing import Prompt, plan_requests
 from diffsweep.measure.replicate import measure
 from diffsweep.measure.servers import Launch, build_environments
-from diffsweep.sweep.files import read_json, write_json
+from diffsweep.sweep.files import digest_file, read_json, write_json
 from diffsweep.sweep.options import add_spec_option, read_spec
-from diffsweep.sweep.outcomes import Outcome, outcome_of, run_supervised
+from diffsweep.sweep.outcomes import Outcome, outcome_of, run_program, run_supervised
 from diffsweep.sweep.runs import current_run
 
 STAGE = "benchmark"
+MANIFEST = "manifest.json"
 
 
 def main() -> None:
@@ -42,6 +43,11 @@ def main() -> None:
     except (OSError, ValueError, KeyError, subprocess.CalledProcessError) as error:
         sys.exit(f"benchmark: {type(error).__name__}: {error}")
     known = {**identity(spec, current_run()), "baseline": spec["baseline"]["name"], "protocol": spec["protocol"]}
+    known["inputs"] = {
+        "artifact": digest_file(options.artifact / MANIFEST),
+        "baseline": digest_file(options.baseline_artifact / MANIFEST),
+        "prompts": spec["prompts"]["digest"],
+    }
     with closing(Keeper()) as keeper:
         files = partial_files(options.out, keeper.folder)
         if refused is None:
@@ -79,7 +85,7 @@ def counts(spec: Mapping) -> dict[str, int]:
 def refusal(spec: Mapping, *artifacts: Path) -> Outcome | None:
     """The outcome of an artifact that must not be measured, as this stage's own; None when all may."""
     for name, folder in zip(("", "baseline: "), artifacts, strict=True):
-        built = outcome_of(read_json(folder / "manifest.json"))
+        built = outcome_of(read_json(folder / MANIFEST))
         if not built.ok:
             return Outcome(built.status, f"{name}{built.stage}: {built.reason}", STAGE, spec["attempt"])
     return None
@@ -140,13 +146,14 @@ def finish(out: Path, outcome: Outcome, known: Mapping, files: Files) -> None:
         outcome = replace(outcome, reason=f"{outcome.reason} (while {PHASES[phase]})")
     os.replace(files.latency, out / "latency.jsonl")
     os.replace(files.capacity, out / "capacity.jsonl")
-    write_json(out / "replicate.json", {"outcome": outcome.as_dict(), **known, **notes})
+    made = {"files": {name: digest_file(out / name) for name in ("latency.jsonl", "capacity.jsonl")}}
+    write_json(out / "replicate.json", {"outcome": outcome.as_dict(), **known, **made, **notes})
     if not outcome.ok:
         print(f"{known['variant']} replicate {known['replicate']}: {outcome.status}: {outcome.reason}", flush=True)
 
 
 if __name__ == "__main__":
     try:
-        main()
+        run_program(main)
     except KeyboardInterrupt:  # the servers die with their parent
         sys.exit(128 + signal.SIGINT)

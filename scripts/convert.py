@@ -18,9 +18,10 @@ import shutil
 import time
 from pathlib import Path
 
-from diffsweep.sweep.files import atomic_folder, read_json, write_json
+from diffsweep.sweep.files import atomic_folder, digest_file, read_json, write_json
 from diffsweep.sweep.options import add_spec_option, read_spec
-from diffsweep.sweep.outcomes import Failed, Outcome, outcome_of, run_supervised
+from diffsweep.sweep.outcomes import Failed, Outcome, outcome_of, run_program, run_supervised
+from diffsweep.sweep.runs import current_run
 
 STAGE = "convert"
 MANIFEST = "manifest.json"
@@ -40,7 +41,7 @@ def main() -> None:
         if not outcome.ok:
             remove_content(folder)
         (folder / FACTS).unlink(missing_ok=True)
-        write_json(folder / MANIFEST, manifest(spec, outcome, facts))
+        write_json(folder / MANIFEST, manifest(spec, outcome, facts, onnx))
     say(f"{spec['artifact']['name']}: {outcome.status}" + (f": {outcome.reason}" if outcome.reason else ""))
 
 
@@ -72,11 +73,17 @@ def remove_content(folder: Path) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def manifest(spec: dict, outcome: Outcome, facts: dict) -> dict:
+def manifest(spec: dict, outcome: Outcome, facts: dict, onnx: Path | None) -> dict:
     unknown = dict.fromkeys(("build_s", "peak_memory_bytes", "versions", "parity", "census"))
     files = facts.pop("files", []) if outcome.ok else []
     return {
         "schema": 1,
+        "run": current_run(),
+        "inputs": {
+            "source": spec.get("source"),
+            "calibration": spec["calibration"].get("digest"),
+            "onnx": digest_file(onnx / MANIFEST) if onnx else None,
+        },
         "model": spec["model"],
         "artifact": spec["artifact"],
         "outcome": outcome.as_dict(),
@@ -146,4 +153,4 @@ def check_census(census, artifact: dict, folder: Path, facts: dict) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -19,7 +19,8 @@ from diffsweep.engines.manifests import describe_files, forget_origin, peak_memo
 from diffsweep.engines.sources import refuse_invented, source_of
 from diffsweep.sweep.files import atomic_folder, read_json, write_json
 from diffsweep.sweep.options import add_spec_option, read_spec
-from diffsweep.sweep.outcomes import Failed, Outcome, run_supervised
+from diffsweep.sweep.outcomes import Failed, Outcome, run_program, run_supervised
+from diffsweep.sweep.runs import current_run
 
 STAGE = "export"
 FACTS = ".facts.json"  # what the child has found out; the parent makes the manifest of it
@@ -66,7 +67,8 @@ def finish(spec: dict, outcome: Outcome, folder: Path) -> None:
         for path in folder.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     files = describe_files(folder)
-    manifest = {"schema": 1, "model": spec["model"], "outcome": outcome.as_dict(), "files": files}
+    known = {"run": current_run(), "inputs": {"source": spec.get("source")}}
+    manifest = {"schema": 1, **known, "model": spec["model"], "outcome": outcome.as_dict(), "files": files}
     total_bytes = sum(file["bytes"] for file in files)
     write_json(folder / "manifest.json", {**manifest, "artifact_bytes": total_bytes if outcome.ok else None, **facts})
 
@@ -166,4 +168,4 @@ def run_onnx(file: Path, inputs: dict[str, Any]) -> Any:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

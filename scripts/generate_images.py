@@ -16,9 +16,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from diffsweep.sweep.files import atomic_folder, read_json, write_json
+from diffsweep.sweep.files import atomic_folder, digest_file, read_json, write_json
 from diffsweep.sweep.options import add_spec_option, read_spec
-from diffsweep.sweep.outcomes import Outcome, outcome_of, run_supervised
+from diffsweep.sweep.outcomes import Outcome, outcome_of, run_program, run_supervised
+from diffsweep.sweep.runs import current_run
 
 STAGE = "images"
 FOLDER = "images"
@@ -39,7 +40,8 @@ def main() -> None:
         facts = read_json(folder / FACTS) if outcome.ok else {}
         for path in [folder / FACTS] if outcome.ok else list(folder.iterdir()):
             path.unlink()
-    write_json(options.out, manifest(spec, outcome, facts))
+    document = {**manifest(spec, outcome, facts), "run": current_run()}
+    write_json(options.out, {**document, "inputs": {"artifact": digest_file(options.artifact / "manifest.json")}})
     say(f"{spec['variant']['name']}: {outcome.status}" + (f": {outcome.reason}" if outcome.reason else ""))
 
 
@@ -168,4 +170,4 @@ class Progress:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -12,7 +12,9 @@ from pathlib import Path
 from diffsweep.show.cells import Cell, read_cells
 from diffsweep.show.figures import Picture, pictures
 from diffsweep.show.style import save_png, save_svg, use_style
-from diffsweep.sweep.files import write_json
+from diffsweep.sweep.files import digest_file, write_json
+from diffsweep.sweep.outcomes import run_program
+from diffsweep.sweep.runs import current_run
 
 
 def stem(cell: Cell, name: str) -> str:
@@ -49,9 +51,10 @@ def main() -> None:
             for picture in pictures(cell):
                 entry = save(picture, folder, stem(cell, picture.name))
                 index.append({"model": cell.model, "target": cell.target, **entry})
-    write_json(folder / "index.json", {"schema": 1, "pictures": index})
+    made_from = {"summary.parquet": digest_file(options.results / "summary.parquet")}
+    write_json(folder / "index.json", {"schema": 1, "run": current_run(), "inputs": made_from, "pictures": index})
     print(f"drew {len(index)} pictures in {time.perf_counter() - began_s:.1f} s", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

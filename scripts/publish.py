@@ -12,20 +12,12 @@ import sys
 import tarfile
 from pathlib import Path
 
-from diffsweep.sweep.files import atomic_folder, list_files, read_json
-from diffsweep.sweep.paths import ARTIFACTS, RESULTS
+from diffsweep.sweep.files import atomic_folder, list_files
+from diffsweep.sweep.holdings import raw_files
+from diffsweep.sweep.paths import RESULTS
+from diffsweep.sweep.privacy import find_private
 
 SHOWN = ("report.html", "summary.csv", "plan.json", "run.json", "tables", "plots")
-RAW = {".jsonl", ".json", ".parquet", ".npy", ".txt"}
-
-
-def raw_files(results: Path) -> list[Path]:
-    """Records, outcomes and scores of every cell, manifests of every artifact, receipts of the environments."""
-    plan = read_json(results / "plan.json")
-    cells = [path for model in plan["models"] for path in list_files(results / model)]
-    manifests = [path for model in plan["models"] for path in Path(ARTIFACTS, model).glob("*/manifest.json")]
-    receipts = list_files(Path(RESULTS, "envs"))
-    return sorted(path for path in (*cells, *manifests, *receipts) if path.suffix in RAW)
 
 
 def write_archive(paths: list[Path], archive: Path) -> None:
@@ -39,6 +31,16 @@ def write_archive(paths: list[Path], archive: Path) -> None:
                 tar.addfile(entry, content)
 
 
+def refuse_private(results: Path) -> None:
+    """End in one line when something that would be published names its maker or holds a token."""
+    shown = [results / name for name in SHOWN]
+    files = [file for path in shown for file in ([path] if path.is_file() else list_files(path))]
+    for path in (*files, *raw_files(results)):
+        found = find_private(path.read_bytes())
+        if found:
+            sys.exit(f"publish: {path} holds {found}; remove it first")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, required=True, help="a finished sweep, results/<sweep>")
@@ -47,6 +49,7 @@ def main() -> None:
     missing = [name for name in SHOWN if not (options.results / name).exists()]
     if missing:
         sys.exit(f"publish: {options.results} has no {missing[0]}; let the sweep end first (snakemake --cores all)")
+    refuse_private(options.results)
     with atomic_folder(Path(RESULTS, "published", options.name)) as folder:
         for name in SHOWN:
             source = options.results / name

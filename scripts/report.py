@@ -9,6 +9,7 @@ from diffsweep.show.cells import read_cells
 from diffsweep.show.report import Sources, render
 from diffsweep.sweep.environments import PROJECT
 from diffsweep.sweep.files import atomic, read_json
+from diffsweep.sweep.outcomes import run_program
 from diffsweep.sweep.plan import ConfigError, read_yaml
 
 
@@ -52,4 +53,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -11,11 +11,13 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from diffsweep.sweep.files import read_json, write_json
+from diffsweep.sweep.files import digest_file, read_json, write_json
 from diffsweep.sweep.options import add_spec_option, read_spec
-from diffsweep.sweep.outcomes import Outcome, outcome_of, run_supervised
+from diffsweep.sweep.outcomes import Outcome, outcome_of, run_program, run_supervised
+from diffsweep.sweep.runs import current_run
 
 STAGE = "score"
+TABLES = ("scores.parquet", "features.npy")
 
 
 def main() -> None:
@@ -42,7 +44,16 @@ def main() -> None:
         write_empty(options.out)
     names = {key: images.get(key) for key in ("model", "target", "variant")}
     lacking = None if baseline_made.ok else f"the baseline has no images: {baseline_made.reason}"
-    document = {"schema": 1, **names, "outcome": outcome.as_dict(), "not_compared": lacking, **known}
+    document = {
+        "schema": 1,
+        "run": current_run(),
+        "inputs": {"images": digest_file(options.images), "baseline": digest_file(options.baseline)},
+        "files": {name: digest_file(options.out / name) for name in TABLES},
+        **names,
+        "outcome": outcome.as_dict(),
+        "not_compared": lacking,
+        **known,
+    }
     write_json(options.out / "quality.json", document)
     say(document)
 
@@ -95,4 +106,4 @@ def say(document: Mapping) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -57,6 +57,7 @@ def main(load: Loader | None = None) -> None:
     gc.collect()
     gc.freeze()  # else a collection walks through all of torch and diffusers (0.2 s) in the middle of some request
     ready = {"port": listener.getsockname()[1], "pid": os.getpid(), "load_s": time.perf_counter() - started_s}
+    ready["ready_monotonic_s"] = time.monotonic()
     write_json(options.ready, {**ready, "environment": environment(), "versions": versions()})
     worker.run(generate)
 

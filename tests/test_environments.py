@@ -59,7 +59,7 @@ def tiny(tmp_path):
     (tmp_path / "scripts").symlink_to(PROJECT / "scripts")
     sweep = tmp_path / "copy" / "diffsweep" / "sweep"
     sweep.mkdir(parents=True)
-    for name in ("__init__.py", "sweep/__init__.py", "sweep/environments.py"):
+    for name in ("__init__.py", "sweep/__init__.py", "sweep/environments.py", "sweep/workflow.py"):
         (tmp_path / "copy" / "diffsweep" / name).write_text((PROJECT / "scripts" / "diffsweep" / name).read_text())
     (tmp_path / "copy" / "in_env").write_text((PROJECT / "scripts" / "in_env").read_text())
     (tmp_path / "scripts").unlink()

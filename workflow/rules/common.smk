@@ -11,9 +11,10 @@ from diffsweep.engines import ENGINES
 from diffsweep.sweep import paths, specs
 from diffsweep.sweep.digests import code_digest, data_digest, folder_digest
 from diffsweep.sweep.environments import EnvironmentFailed, lock_digest
-from diffsweep.sweep.files import read_json, write_json
+from diffsweep.sweep.files import read_json, remove_partials, write_json
 from diffsweep.sweep.plan import ConfigError, find_variant, make_plan, read_yaml
 from diffsweep.sweep.runs import current_run, prefer_this_python
+from diffsweep.sweep.workflow import announce
 
 
 def plan_or_exit():
@@ -35,6 +36,7 @@ ARTIFACTS = specs.artifacts_of(PLAN)
 REPLICATES = list(range(1, PLAN["protocol"]["replicates"] + 1))
 
 prefer_this_python()
+announce()  # jobs end with this process
 # The run's name goes into every record. It is no rerun trigger, so it reaches the programs beside their specs;
 # so do the time limits, as files.
 RUN = os.environ.setdefault("DIFFSWEEP_RUN", current_run())
@@ -268,10 +270,23 @@ def claim_folder():
     return handle
 
 
+def tidy_up():
+    """Remove what killed jobs have left half-written, now that none can be running; say so when nothing can be."""
+    for folder in (sweep_path(""), *(f"{paths.ARTIFACTS}/{model}" for model in MODELS)):
+        try:
+            os.makedirs(folder, exist_ok=True)
+            if not os.access(folder, os.W_OK):
+                sys.exit(f"diffsweep: {folder} is read-only; make it writable, or run the sweep elsewhere")
+            remove_partials(folder)
+        except OSError as error:
+            sys.exit(f"diffsweep: {folder}: {error.strerror}; make it writable, or run the sweep elsewhere")
+
+
 def begin_run():
     """Claim the folder, and remember when a run that measures began, for the ratio of wall time to useful time."""
     global FOLDER_CLAIM  # held until the process ends
     FOLDER_CLAIM = claim_folder()
+    tidy_up()
     if any(job.rule.name == "benchmark" for job in workflow.dag.needrun_jobs()):
         write_json(sweep_path("run.json"), {"run": RUN, "started_unix_s": time.time()})
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from diffsweep.engines.imports import import_diffusers
 from diffsweep.sweep.environments import PROJECT
 from diffsweep.sweep.files import read_json
+from diffsweep.sweep.models import WEIGHTED, refusal
 from diffsweep.sweep.outcomes import Failed, Unsupported
 
-WEIGHTED = ("text_encoder", "unet", "vae")  # the components that have weights
 # What is fetched of a hub model; a second, half-precision copy of the weights is left out.
 HUB_FILES = ("model_index.json", "scheduler/*.json", "tokenizer/*", *(f"{name}/*.json" for name in WEIGHTED))
 HUB_WEIGHTS = tuple(f"{name}/*.safetensors" for name in WEIGHTED)
@@ -18,12 +18,15 @@ HUB_WEIGHTS = tuple(f"{name}/*.safetensors" for name in WEIGHTED)
 def source_of(model: dict) -> Path:
     """The folder of a model of the config: {"path"}, relative to the project, or {"hub", "revision"}, fetched once.
 
-    Raises Failed when it cannot be had, Unsupported when it is not a Stable Diffusion pipeline.
+    Raises Failed when it cannot be had or must not be loaded, Unsupported when it is not a Stable Diffusion pipeline.
     """
     folder = PROJECT / model["path"] if "path" in model else _fetch(model["hub"], model["revision"])
     index = folder / "model_index.json"
     if not index.is_file():
         raise Failed(f"model {model['name']}: {folder} has no model_index.json")
+    refused = refusal(folder)
+    if refused:
+        raise Failed(f"model {model['name']}: {refused}")
     kind = read_json(index)["_class_name"]
     if kind != "StableDiffusionPipeline":
         raise Unsupported(f"model {model['name']} is a {kind}; only StableDiffusionPipeline can be run so far")

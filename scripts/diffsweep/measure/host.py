@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from diffsweep.measure import gpu, monitor
+from diffsweep.sweep import workflow
 from diffsweep.sweep.environments import PROJECT
 
 # One file for the whole machine, so that two checkouts, or two users, do not measure at once. Not tempfile's folder,
@@ -29,7 +30,7 @@ def measuring_alone(path: Path = LOCK) -> Iterator[float]:
     try:
         if not _try_lock(descriptor):
             print("waiting for another measurement on this machine to end", flush=True)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            workflow.lock(descriptor)
         yield time.perf_counter() - started_s
     finally:
         os.close(descriptor)

@@ -20,7 +20,8 @@ from diffsweep.measure import monitor
 from diffsweep.measure.keeper import Keeper
 from diffsweep.sweep.environments import PROJECT
 from diffsweep.sweep.files import read_json
-from diffsweep.sweep.outcomes import Failed, Unsupported, describe_exit, die_with_parent
+from diffsweep.sweep.outcomes import Failed, Unsupported, describe_exit
+from diffsweep.sweep.workflow import die_with_parent
 
 IN_ENV = PROJECT / "scripts" / "in_env"
 READY_POLL_S = 0.02  # only while servers start; an `exists` takes microseconds
@@ -45,7 +46,7 @@ class Server:
     launch: Launch
     process: subprocess.Popen
     ready_file: Path
-    spawned_unix_s: float
+    spawned_s: float  # on time.monotonic's scale, which is one for all processes and never set
     start_s: float | None = None
     ready: Mapping | None = None
 
@@ -90,7 +91,7 @@ def start(launch: Launch, keeper: Keeper) -> Server:
     ready_file = keeper.folder / f"{launch.name}.ready.json"
     command = [sys.executable, str(IN_ENV), launch.environment, "python", str(launch.program)]
     options = ["--spec", json.dumps(launch.spec), "--artifact", str(launch.artifact)]
-    spawned_unix_s = time.time()
+    spawned_s = time.monotonic()
     process = subprocess.Popen(
         [*command, *options, "--port", "0", "--ready", str(ready_file)],
         env={**os.environ, "TMPDIR": str(keeper.folder)},
@@ -100,7 +101,7 @@ def start(launch: Launch, keeper: Keeper) -> Server:
         preexec_fn=_before_exec(os.getpid()),
     )
     keeper.watch(process.pid)
-    return Server(launch, process, ready_file, spawned_unix_s)
+    return Server(launch, process, ready_file, spawned_s)
 
 
 def _before_exec(parent: int):
@@ -136,10 +137,11 @@ def wait_until_ready(servers: Sequence[Server]) -> Iterator[Server]:
 
 
 def _note_ready(server: Server) -> None:
-    # By the file's own time: it may have waited while the other server's first image was made.
-    server.start_s = server.ready_file.stat().st_mtime - server.spawned_unix_s
-    server.ready = read_json(server.ready_file)
-    problem = server.ready.get("problem")
+    ready = read_json(server.ready_file)
+    # By the server's own reading: it may have waited while the other server's first image was made.
+    server.start_s = ready.pop("ready_monotonic_s", time.monotonic()) - server.spawned_s
+    server.ready = ready
+    problem = ready.get("problem")
     if problem is not None:
         kind = Unsupported if server.ready.get("status") == "unsupported" else Failed
         raise kind(f"the {server.name}'s server could not load its artifact: {problem}")

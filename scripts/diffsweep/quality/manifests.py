@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,11 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from diffsweep.sweep.outcomes import Failed
+
+# The largest image that a config can ask for is 8192 x 8192; what claims to be larger would only fill the memory.
+MOST_PIXELS = 8192 * 8192
+# What Pillow raises for a file that is no image, a truncated or a malicious one.
+NO_IMAGE = (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,8 @@ def check_comparable(ours: ImageSet, baseline: ImageSet) -> None:
 def read_image(images: ImageSet, entry: Mapping) -> np.ndarray | None:
     """(height, width, 3) uint8; None when the file is no image. Raises Failed when it is not the file that was made."""
     path = images.folder / entry["file"]
+    if not path.resolve().is_relative_to(images.folder.resolve()):
+        raise Failed(f"{images.folder}/images.json names {entry['file']!r}, which lies outside of its folder")
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -75,7 +83,9 @@ def read_image(images: ImageSet, entry: Mapping) -> np.ndarray | None:
     if hashlib.sha256(content).hexdigest() != entry["sha256"].removeprefix("sha256:"):
         raise Failed(f"{path} is not the image that was made: its digest differs from the one in images.json")
     try:
-        with Image.open(io.BytesIO(content)) as picture:
-            return np.asarray(picture.convert("RGB"))
-    except (UnidentifiedImageError, OSError):  # PIL raises OSError for a truncated image
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # its size is judged here
+            with Image.open(io.BytesIO(content)) as picture:
+                return None if picture.width * picture.height > MOST_PIXELS else np.asarray(picture.convert("RGB"))
+    except NO_IMAGE:
         return None

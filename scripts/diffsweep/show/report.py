@@ -15,7 +15,7 @@ from diffsweep.show.findings import Answer, answer, is_baseline, is_ok
 from diffsweep.show.samples import fit, sample_images
 from diffsweep.show.table import MAIN, MORE, table
 from diffsweep.sweep.environments import EnvironmentFailed, lock_digest
-from diffsweep.sweep.files import read_json
+from diffsweep.sweep.files import digest_file, read_json
 
 HERE = Path(__file__).parent
 ASSETS = ("report.html.j2", "report.css", "report.js")
@@ -60,6 +60,7 @@ def page(sources: Sources) -> dict:
         if one
         else f"{plan['sweep']}: {len(cells)} comparisons",
         "sweep": f"sweep {plan['sweep']}",
+        "summary_digest": digest_file(cells[0].folder / "summary.parquet"),
         "date": f"measured {', '.join(dict.fromkeys(sentences.measured_on(cell) for cell in cells))}",
         "question": "Which variant should be deployed, on each target?",
         "letters": letters,

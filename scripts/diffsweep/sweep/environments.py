@@ -4,14 +4,16 @@ An environment is a cache, not a node of the DAG: the lock's digest is part of w
 needs the environment builds it. Only the standard library is used here, since this runs before anything is installed.
 """
 
-import fcntl
 import hashlib
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from contextlib import contextmanager
 from pathlib import Path
+
+from diffsweep.sweep import workflow
 
 PROJECT = Path(__file__).resolve().parents[3]
 LOCKS = PROJECT / "envs"
@@ -24,6 +26,10 @@ PIP_TO_UV = {
     "PIP_EXTRA_INDEX_URL": "UV_INDEX",
     "PIP_CERT": "SSL_CERT_FILE",
 }
+HINT = (
+    "Without network, name a folder or an index that has these packages (PIP_FIND_LINKS, PIP_INDEX_URL); environments "
+    "that are built already need none."
+)
 
 
 class EnvironmentFailed(Exception):
@@ -77,7 +83,7 @@ def exclusive(path: Path):
     """Hold a lock on the file `path`; the kernel releases it when the process dies, however it dies."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        workflow.lock(handle.fileno())
         yield
 
 
@@ -116,10 +122,17 @@ def _torch_backend(environ: dict[str, str]) -> list[str]:
 
 
 def _run(command: list[str], environ: dict[str, str], name: str) -> None:
-    done = subprocess.run(command, env=environ, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    if done.returncode:
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said:
+        process = subprocess.Popen(
+            command, env=environ, stdin=subprocess.DEVNULL, stderr=said, preexec_fn=workflow.die_with_parent
+        )
+        code = workflow.wait_for(process)
+        said.seek(0)
+        reason = said.read().strip()
+    if code:
         raise EnvironmentFailed(
-            f"environment {name!r} could not be built from envs/{name}.lock:\n{done.stderr.strip()}"
+            f"environment {name!r} could not be built from envs/{name}.lock:\n{reason or f'uv ended with code {code}'}"
+            f"\n{HINT}"
         )
 
 

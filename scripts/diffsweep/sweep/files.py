@@ -39,6 +39,24 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def partial_paths(folder: Path | str) -> list[Path]:
+    """What killed jobs have left below `folder`: everything that has not got its final name."""
+    found: list[Path] = []
+    for place, folders, files in os.walk(folder):
+        partial = [name for name in (*folders, *files) if name.endswith(".partial")]
+        found += [Path(place, name) for name in partial]
+        folders[:] = [name for name in folders if name not in partial]
+    return sorted(found)
+
+
+def remove_partials(folder: Path | str) -> list[Path]:
+    """Remove what killed jobs have left below `folder`, and say what it was. Only while no job writes there."""
+    found = partial_paths(folder)
+    for path in found:
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    return found
+
+
 def write_json(path: Path | str, value: Any) -> None:
     """Write `value` as indented JSON. NaN and infinity are refused: what was not measured is null."""
     with atomic(path) as temporary:

@@ -1,6 +1,7 @@
 """How a stage ended, as data: a variant that fails is a row with a reason, and the sweep goes on."""
 
 import contextlib
+import errno
 import os
 import select
 import signal
@@ -9,8 +10,14 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from diffsweep.sweep import workflow
+from diffsweep.sweep.privacy import impersonal
+from diffsweep.sweep.workflow import die_with_parent
 
 FAILED_EXIT = 70  # a reason was handed over through the pipe
+UNWRITABLE = "unwritable"
 
 
 class Unsupported(Exception):
@@ -48,7 +55,11 @@ def run_supervised(work: Callable[[], None], *, stage: str, timeout_s: float, at
 
     Call it before anything heavy is imported: a fork copies what is loaded, and threads do not survive it. The child
     leads a process group of its own, so that a time-out also ends what it started; the parent sleeps in the kernel.
+
+    Raises SystemExit when there is no outcome, and the job is to be done again: the workflow has ended, or the disk is
+    full or read-only.
     """
+    workflow.leave_if_gone()
     read_end, write_end = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -61,7 +72,9 @@ def run_supervised(work: Callable[[], None], *, stage: str, timeout_s: float, at
         status, reason = _wait(child, read_end, timeout_s)
     finally:
         os.close(read_end)
-    return Outcome(status, reason, stage, attempt)
+    if status == UNWRITABLE:
+        leave_unwritable(stage, reason)
+    return Outcome(status, reason and impersonal(reason), stage, attempt)
 
 
 def _run_child(work: Callable[[], None], write_end: int) -> None:
@@ -73,15 +86,41 @@ def _run_child(work: Callable[[], None], write_end: int) -> None:
         exit_code = 0
     except Unsupported as reason:
         os.write(write_end, f"unsupported\n{reason}".encode())
-    except Failed as reason:
-        os.write(write_end, f"failed\n{reason}".encode())
     except BaseException as error:  # the boundary of the process: whatever it was becomes the reason
-        traceback.print_exc()
-        os.write(write_end, f"failed\n{describe(error)}".encode())
+        status = UNWRITABLE if is_unwritable(error) else "failed"
+        if isinstance(error, Failed):
+            reason = str(error)
+        else:
+            traceback.print_exc()
+            reason = describe(error)
+        os.write(write_end, f"{status}\n{reason}".encode())
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(exit_code)
+
+
+def is_unwritable(error: BaseException) -> bool:
+    """Is it the disk, full or read-only? That says nothing about a variant, so it must not become its outcome."""
+    # safetensors and others, written in other languages, have the system's words only.
+    numbered = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+    return numbered or os.strerror(errno.ENOSPC) in str(error)
+
+
+def leave_unwritable(program: str, reason: str) -> None:
+    """End in one line, on stdout: the log may lie on the disk that is full."""
+    print(f"{program}: {impersonal(reason)}; mend that, and give the same command again", flush=True)
+    sys.exit(1)
+
+
+def run_program(main: Callable[[], None]) -> None:
+    """Call a program's `main`; a disk that is full or read-only ends it in one line."""
+    try:
+        main()
+    except OSError as error:
+        if not is_unwritable(error):
+            raise
+        leave_unwritable(Path(sys.argv[0]).stem, describe(error))
 
 
 def describe(error: BaseException) -> str:
@@ -91,7 +130,12 @@ def describe(error: BaseException) -> str:
 
 
 def _wait(child: int, read_end: int, timeout_s: float) -> tuple[str, str | None]:
-    message = _read_until_closed(read_end, time.monotonic() + timeout_s)
+    try:
+        message = _read_until_closed(read_end, time.monotonic() + timeout_s)
+    except SystemExit:
+        _kill_group(child)
+        os.waitpid(child, 0)
+        raise
     if message is None:
         _kill_group(child)
         os.waitpid(child, 0)
@@ -117,13 +161,19 @@ def describe_exit(exit_code: int) -> str:
 
 
 def _read_until_closed(read_end: int, deadline: float) -> bytes | None:
-    """What came through the pipe until the child ended and so closed it; None when the deadline came first."""
+    """What came through the pipe until the child ended and so closed it; None when the deadline came first.
+
+    Raises SystemExit when the workflow ended first.
+    """
+    ending = workflow.descriptor()
     message = b""
     while True:
         left_s = deadline - time.monotonic()
-        readable, _, _ = select.select([read_end], [], [], max(left_s, 0))
+        readable, _, _ = select.select([read_end] if ending is None else [read_end, ending], [], [], max(left_s, 0))
         if not readable:
             return None
+        if ending in readable:
+            sys.exit(workflow.GONE)
         data = os.read(read_end, 65536)
         if not data:
             return message
@@ -133,11 +183,3 @@ def _read_until_closed(read_end: int, deadline: float) -> bytes | None:
 def _kill_group(leader: int) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):  # nobody left in it
         os.killpg(leader, signal.SIGKILL)
-
-
-def die_with_parent() -> None:
-    """Ask the kernel to kill this process when its parent dies, so that a killed job leaves nothing running."""
-    import ctypes
-
-    pr_set_pdeathsig = 1  # linux/prctl.h
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)

@@ -5,16 +5,20 @@ Whatever is wrong with a config is found here, before anything runs, and told in
 """
 
 import difflib
+import math
 import os
 import re
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError, best_match
+from jsonschema.validators import extend
 
+from diffsweep.sweep import models
 from diffsweep.sweep.environments import PROJECT
 
 SCHEMAS = PROJECT / "workflow" / "schemas"
@@ -40,11 +44,20 @@ RESERVED = ("artifacts", "envs", "published")
 PLAIN_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 
 
+MOST_VALUES = 1_000_000  # in one file, with every alias written out
+MOST_GENERATIONS = 200  # from a variant to the baseline
+
+
 class ConfigError(Exception):
     """Something in a config file is wrong; the message is one line: where, what, and how to mend it."""
 
+    def __init__(self, message: str):
+        line = " ".join(message.split())  # a key may hold a line break, or what a terminal would obey
+        super().__init__("".join(c if c.isprintable() else ascii(c)[1:-1] for c in line))
 
-class _StrictLoader(yaml.SafeLoader):
+
+# libyaml's parser where it is there: the same language, ten times as fast.
+class _StrictLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
     """YAML without tags and without silent duplicates (YAML itself lets the last of two equal keys win)."""
 
 
@@ -68,13 +81,29 @@ _StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _m
 def read_yaml(path: Path | str) -> Any:
     """The content of a YAML file. Raises ConfigError: missing, not YAML, not UTF-8, a tag, a duplicate key."""
     try:
-        return yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_StrictLoader)
+        content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_StrictLoader)
+        _count_values(content, {})
+        return content
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     except FileNotFoundError:
         raise ConfigError(f"{path}: there is no such file") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: cannot be read as YAML: {_one_line(error)}") from None
+
+
+def _count_values(value: Any, known: dict[int, int]) -> int:
+    """How many values `value` holds. Raises ConfigError when there are too many, which a few nested aliases make."""
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) not in known:
+        known[id(value)] = MOST_VALUES  # should it hold itself
+        known[id(value)] = 1 + sum(
+            _count_values(v, known) for v in (value.values() if isinstance(value, dict) else value)
+        )
+    if known[id(value)] > MOST_VALUES:
+        raise ConfigError(f"its aliases stand for more than {MOST_VALUES:,} values; write out what you mean")
+    return known[id(value)]
 
 
 def _one_line(error: Exception) -> str:
@@ -86,12 +115,36 @@ def _one_line(error: Exception) -> str:
 
 def validate(document: Any, schema_name: str, where: str) -> Any:
     """`document` with the schema's defaults filled in. Raises ConfigError for the most telling violation."""
-    schema = read_yaml(SCHEMAS / f"{schema_name}.schema.yaml")
+    schema = _schema(schema_name)
     filled = fill_defaults(document, schema, schema)
-    error = best_match(Draft202012Validator(schema).iter_errors(filled), key=_depth)
+    error = best_match(_Validator(schema).iter_errors(filled), key=_depth)
     if error is not None:
         raise ConfigError(f"{where}: {explain(error)}")
+    endless = _not_finite(filled)
+    if endless is not None:
+        raise ConfigError(f"{where}: {'.'.join(map(str, endless))}: give a finite number")
     return filled
+
+
+def _is_whole(_checker: Any, value: Any) -> bool:
+    """A step count of 8.0, an integer by JSON Schema, is none to what it is handed to."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+_Validator = extend(Draft202012Validator, type_checker=Draft202012Validator.TYPE_CHECKER.redefine("integer", _is_whole))
+
+
+def _not_finite(value: Any, path: tuple = ()) -> tuple | None:
+    """The path to the first infinite or undefined number, which YAML has and JSON has not."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return path
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return next((found for key, v in inside if (found := _not_finite(v, (*path, key))) is not None), None)
+
+
+@cache
+def _schema(name: str) -> Mapping:
+    return read_yaml(SCHEMAS / f"{name}.schema.yaml")
 
 
 def _depth(error: ValidationError) -> int:
@@ -195,6 +248,8 @@ def _resolve_variant(name: str, variants: Mapping, baseline: str, resolved: dict
         return resolved[name]
     if name in descent:
         raise ConfigError(f"variants.{name}: its parents form a cycle: {' -> '.join([*descent, name])}")
+    if len(descent) > MOST_GENERATIONS:
+        raise ConfigError(f"variants.{name}: more than {MOST_GENERATIONS} generations down; choose a nearer parent")
     given = variants[name]
     parent_name = given.get("parent")
     if name == baseline:
@@ -271,13 +326,27 @@ def check_model(name: str, model: Mapping) -> dict:
                 "(branches and tags move); copy it from the model's page"
             )
         return {"name": name, **model}
-    folder = PROJECT / model["path"]
-    if not (folder / "model_index.json").is_file():
+    check_model_folder(f"{where}.path: {model['path']!r}", PROJECT / model["path"])
+    return {"name": name, **model}
+
+
+def check_model_folder(where: str, folder: Path) -> None:
+    """Raise ConfigError unless `folder` holds a diffusers pipeline that is safe to load."""
+    try:
+        found = (folder / "model_index.json").is_file()
+    except (OSError, ValueError):  # no name that a file can have
+        found = False
+    if not found:
         raise ConfigError(
-            f"{where}.path: {model['path']!r} is not a diffusers pipeline folder (it has no model_index.json); "
+            f"{where} is not a diffusers pipeline folder (it has no model_index.json); "
             "give a folder written by save_pretrained, relative to the project"
         )
-    return {"name": name, **model}
+    link = models.link_out_of(folder)
+    if link:
+        raise ConfigError(f"{where}: {link} is a symbolic link out of the folder; put the file itself there")
+    refused = models.refusal(folder)
+    if refused:
+        raise ConfigError(f"{where}: {refused}")
 
 
 def read_targets(path: str, wanted: Iterable[str]) -> dict[str, dict]:
@@ -303,6 +372,8 @@ def read_prompts(path: str) -> list[str]:
 
 def make_plan(config: Mapping) -> dict:
     """The resolved plan of a sweep. Raises ConfigError with one line for the first thing that is wrong."""
+    if not isinstance(config, Mapping):
+        raise ConfigError(f"config: {shorten(config)} is no mapping of keys to values; see config/config.yaml for one")
     settings = validate(dict(config), "config", "config")
     check_name("sweep", settings["sweep"])
     if settings["sweep"] in RESERVED:

@@ -1,0 +1,229 @@
+"""Is a results tree whole, and of one piece? Every problem is one line that begins with the file's path.
+
+What is checked: documents can be read and name their run; each was made from the very files that lie beside it now
+(by digest), so that nothing is mixed from two runs; records parse line by line; images, tables and model files are the
+ones that were made; no job's left-overs; nothing names a home folder or holds a token. Logs are no results: they are
+not read, and neither published nor bundled.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from diffsweep.analysis.places import CellPlace, each_cell
+from diffsweep.measure.records import CapacityRecord, LatencyRecord, read_capacity, read_latency
+from diffsweep.sweep.files import digest_file, list_files, partial_paths, read_json
+from diffsweep.sweep.privacy import find_private
+
+TEXT = {".json", ".jsonl", ".csv", ".html", ".svg", ".txt", ".yaml"}
+NOT_SWEEPS = ("artifacts", "envs", "published")
+AGAIN = "run the sweep again"
+READERS = {"latency.jsonl": read_latency, "capacity.jsonl": read_capacity}
+
+
+@dataclass
+class Findings:
+    """The problems so far. `digests` remembers each file's digest, `checked` the folders that are done."""
+
+    problems: list[str] = field(default_factory=list)
+    digests: dict[Path, str] = field(default_factory=dict)
+    checked: set[Path] = field(default_factory=set)
+
+    def add(self, path: Path, problem: str) -> None:
+        self.problems.append(f"{path}: {problem}")
+
+    def digest(self, path: Path) -> str | None:
+        """None when the file is not there."""
+        if path not in self.digests and path.is_file():
+            self.digests[path] = digest_file(path)
+        return self.digests.get(path)
+
+
+def sweeps_in(results: Path) -> list[Path]:
+    """The folders of sweeps below results/."""
+    return sorted(path for path in results.iterdir() if path.is_dir() and path.name not in NOT_SWEEPS)
+
+
+def verify(results: Path, sweeps: Iterable[Path], *, models_here: bool = True) -> list[str]:
+    """The problems of `sweeps` and of what they share below `results`; an empty list when there are none.
+
+    models_here: False where the artifacts' model files were left behind, as in a bundle.
+    """
+    findings = Findings()
+    folders = [*sweeps, results / "artifacts", results / "envs"]
+    for folder in folders:
+        for path in partial_paths(folder):
+            findings.add(path, "left half-written by a job that was killed; --clean removes it")
+        for path in (path for path in list_files(folder) if path.suffix in TEXT):
+            private = find_private(path.read_bytes())
+            if private:
+                findings.add(path, f"holds {private}; remove it before you pass the results on")
+    for sweep in folders[:-2]:
+        check_sweep(sweep, results / "artifacts", findings, models_here)
+    return findings.problems
+
+
+def check_sweep(sweep: Path, artifacts: Path, findings: Findings, models_here: bool) -> None:
+    plan = read_document(sweep / "plan.json", findings, with_run=False)
+    if plan is None:
+        return
+    cells = list(each_cell(plan, sweep, artifacts))
+    for cell in cells:
+        check_artifact(cell.manifest.parent, findings, models_here)
+        check_cell(cell, findings)
+    check_tables(sweep, artifacts, findings)
+
+
+def read_document(path: Path, findings: Findings, *, with_run: bool = True) -> Mapping[str, Any] | None:
+    """A stage's JSON document, or None and a finding."""
+    try:
+        document = read_json(path)
+    except FileNotFoundError:
+        findings.add(path, f"missing; {AGAIN}")
+        return None
+    except (ValueError, OSError) as error:
+        findings.add(path, f"cannot be read ({error}); {AGAIN}".replace(f"{path}: ", ""))
+        return None
+    if not isinstance(document, dict):
+        findings.add(path, f"is no JSON object; {AGAIN}")
+        return None
+    if with_run and not (isinstance(document.get("run"), str) and isinstance(document.get("inputs"), dict)):
+        findings.add(path, f"does not name its run and its inputs' digests (an earlier version made it); {AGAIN}")
+        return None
+    return document
+
+
+def check_input(path: Path, document: Mapping, name: str, source: Path, findings: Findings) -> None:
+    """Was the document at `path` made from the file `source` as it is now?"""
+    if findings.digest(source) != document["inputs"].get(name):
+        findings.add(path, f"mixed from two runs: it was made from another {source} than the one there; {AGAIN}")
+
+
+def check_files(folder: Path, digests: Mapping[str, str], findings: Findings) -> None:
+    """Are the files in `folder` the ones that were made?"""
+    for name, digest in digests.items():
+        found = findings.digest(folder / name)
+        if found is None:
+            findings.add(folder / name, f"missing; {AGAIN}")
+        elif found.removeprefix("sha256:") != digest.removeprefix("sha256:"):
+            findings.add(folder / name, f"is not the file that was made: its digest differs; {AGAIN}")
+
+
+def ended_well(document: Mapping) -> bool:
+    outcome = document.get("outcome")
+    return isinstance(outcome, dict) and outcome.get("status") == "ok"
+
+
+# --- artifacts -------------------------------------------------------------------------------------------------------
+
+
+def check_artifact(folder: Path, findings: Findings, models_here: bool) -> None:
+    """A converted model: its manifest, the files it names and no others, the export that it came from."""
+    if folder in findings.checked:
+        return
+    findings.checked.add(folder)
+    path = folder / "manifest.json"
+    manifest = read_document(path, findings)
+    if manifest is None:
+        return
+    files = {entry["path"]: entry["sha256"] for entry in manifest.get("files", ())}
+    if models_here:
+        check_files(folder, files, findings)
+        for extra in {p.relative_to(folder).as_posix() for p in list_files(folder)} - {*files, path.name}:
+            findings.add(folder / extra, "is not in the manifest: it was not made with this artifact; remove it")
+    if manifest["inputs"].get("onnx"):
+        export = folder.parent / "onnx"
+        check_input(path, manifest, "onnx", export / "manifest.json", findings)
+        check_artifact(export, findings, models_here)
+
+
+# --- cells -----------------------------------------------------------------------------------------------------------
+
+
+def check_cell(cell: CellPlace, findings: Findings) -> None:
+    for folder in cell.replicates:
+        check_replicate(cell, folder, findings)
+    images = read_document(cell.folder / "images.json", findings)
+    if images is not None:
+        check_input(cell.folder / "images.json", images, "artifact", cell.manifest, findings)
+        check_images(cell.folder, images, findings)
+    path = cell.folder / "quality.json"
+    quality = read_document(path, findings)
+    if quality is not None:
+        check_input(path, quality, "images", cell.folder / "images.json", findings)
+        check_input(path, quality, "baseline", cell.baseline_folder / "images.json", findings)
+        check_files(cell.folder, quality.get("files", {}), findings)
+
+
+def check_replicate(cell: CellPlace, folder: Path, findings: Findings) -> None:
+    path = folder / "replicate.json"
+    notes = read_document(path, findings)
+    if notes is None:
+        return
+    check_input(path, notes, "artifact", cell.manifest, findings)
+    check_input(path, notes, "baseline", cell.baseline_manifest, findings)
+    check_files(folder, notes.get("files", {}), findings)
+    for name, read in READERS.items():
+        try:
+            check_records(folder / name, read(folder / name), notes, findings)
+        except FileNotFoundError:
+            continue  # told above
+        except ValueError as error:
+            findings.problems.append(f"{error}; {AGAIN}")
+
+
+def check_records(
+    path: Path, records: list[LatencyRecord] | list[CapacityRecord], notes: Mapping, findings: Findings
+) -> None:
+    """Does every record belong to the replicate that it lies in?"""
+    for key in ("run", "model", "target", "variant", "replicate"):
+        for number, record in enumerate(records, start=1):
+            if getattr(record, key) != notes.get(key):
+                findings.problems.append(
+                    f"{path}:{number}: mixed from two runs: its {key} is {getattr(record, key)!r}, the replicate's "
+                    f"{notes.get(key)!r}; {AGAIN}"
+                )
+                return
+
+
+def check_images(folder: Path, images: Mapping, findings: Findings) -> None:
+    files = {entry["file"]: entry["sha256"] for entry in images.get("images", ())}
+    check_files(folder, files, findings)
+    for extra in {f"images/{path.name}" for path in list_files(folder / "images")} - files.keys():
+        findings.add(folder / extra, "is not in images.json: it was not made with the others; remove it")
+
+
+# --- aggregates ------------------------------------------------------------------------------------------------------
+
+
+def check_tables(sweep: Path, artifacts: Path, findings: Findings) -> None:
+    """Tables, pictures and report: made from the records and scores that are there now?"""
+    path = sweep / "tables" / "inputs.json"
+    made_from = read_document(path, findings)
+    for name in made_from["inputs"] if made_from else ():
+        source = artifacts / name if name.endswith("/manifest.json") else sweep / name
+        check_input(path, made_from, name, source, findings)
+    path = sweep / "plots" / "index.json"
+    index = read_document(path, findings)
+    if index is not None:
+        check_input(path, index, "summary.parquet", sweep / "summary.parquet", findings)
+        for name in (name for picture in index.get("pictures", ()) for name in picture["files"]):
+            if not (sweep / "plots" / name).is_file():
+                findings.add(sweep / "plots" / name, f"missing; {AGAIN}")
+    check_report(sweep / "report.html", sweep / "summary.parquet", findings)
+    if not (sweep / "summary.csv").is_file():
+        findings.add(sweep / "summary.csv", f"missing; {AGAIN}")
+
+
+def check_report(path: Path, summary: Path, findings: Findings) -> None:
+    if not path.is_file():
+        findings.add(path, f"missing; {AGAIN}")
+        return
+    page = path.read_text(encoding="utf-8", errors="replace")
+    told = re.search(r'<meta name="made-from-summary" content="([^"]*)">', page)
+    if not page.rstrip().endswith("</html>"):
+        findings.add(path, f"is cut off; {AGAIN}")
+    elif told is None or told.group(1) != findings.digest(summary):
+        findings.add(path, f"mixed from two runs: it was made from another {summary} than the one there; {AGAIN}")
