@@ -5,6 +5,16 @@ import sys
 from pathlib import Path
 
 from diffsweep.show.console import closing_words, read_summary
+from diffsweep.sweep.files import read_json
+
+
+def update_line(results: Path) -> str:
+    """What the last update did, in a line; empty where there was none."""
+    state = results / "state.json"
+    update = read_json(state).get("update") if state.exists() else None
+    if not update:
+        return ""
+    return f"\nSince the last update ({update['cause']}): {update['headline']}. See {results / 'update.html'}\n"
 
 
 def main() -> None:
@@ -15,7 +25,7 @@ def main() -> None:
         rows = read_summary(results / "summary.csv")
     except OSError as error:
         sys.exit(f"console: {results}: {error}; run the sweep first")
-    print(closing_words(rows, results))
+    print(update_line(results) + closing_words(rows, results))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from diffsweep.sweep.holdings import raw_files
 from diffsweep.sweep.paths import RESULTS
 from diffsweep.sweep.privacy import find_private
 
-SHOWN = ("report.html", "summary.csv", "plan.json", "run.json", "tables", "plots")
+SHOWN = ("report.html", "update.html", "state.json", "summary.csv", "plan.json", "run.json", "tables", "plots")
 
 
 def write_archive(paths: list[Path], archive: Path) -> None:

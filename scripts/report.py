@@ -34,7 +34,7 @@ def main() -> None:
     try:
         cells = read_cells(options.results)
         index = read_json(options.results / "plots" / "index.json")["pictures"]
-        run = options.results / "run.json"
+        run, state = options.results / "run.json", options.results / "state.json"
         page = render(
             Sources(
                 cells=cells,
@@ -43,6 +43,7 @@ def main() -> None:
                 run=read_json(run) if run.exists() else None,
                 now_unix_s=time.time(),
                 command=command_of(cells[0].plan["sweep"]),
+                update=(read_json(state) if state.exists() else {}).get("update"),
             )
         )
     except (OSError, ValueError, KeyError) as error:

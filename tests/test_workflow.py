@@ -154,7 +154,13 @@ def test_progress_and_the_closing_table_are_shown(smoke):
 # --- what reruns ----------------------------------------------------------------------------------------------------
 
 
-AGGREGATES = {"resolve the plan", "aggregate the sweep", "plot the sweep", "report on the sweep"}
+AGGREGATES = {
+    "resolve the plan",
+    "aggregate the sweep",
+    "keep the results, compare them with those before the last update",
+    "plot the sweep",
+    "report on the sweep",
+}
 
 
 def jobs(folder: Path, config: dict | None = None) -> set[str]:

@@ -79,11 +79,10 @@ def engine_code(*programs, engines):
     return digest_of_code(*programs, *modules)
 
 
-def template_digest():
-    """The report's page, style and script are not Python, so no import leads to them."""
-    return data_digest(
-        [path.read_text(encoding="utf-8") for path in sorted(Path("scripts/diffsweep/show").glob("report.*"))]
-    )
+def template_digest(*names):
+    """The pages' templates, style and script are not Python, so no import leads to them."""
+    found = (path for name in names for path in sorted(Path("scripts/diffsweep/show").glob(f"{name}.*")))
+    return data_digest([path.read_text(encoding="utf-8") for path in found])
 
 
 @cache

@@ -1,6 +1,7 @@
 # takes  the records and scores of all cells
 # makes  results/<sweep>/plan.json                    what was to be done, every axis spelled out
 #        results/<sweep>/summary.csv, .parquet        one row per model x target x variant; tables/ beside them
+#        results/<sweep>/states/<state>/, state.json  these results, kept under the locks that made them; update.html
 #        results/<sweep>/plots/, report.html          what people look at
 
 
@@ -44,6 +45,25 @@ rule aggregate:
         " --artifacts results/artifacts --out {params.folder:q} 2> {log:q}"
 
 
+rule update:
+    input:
+        plan=sweep_path("plan.json"),
+        summary=sweep_path("summary.parquet"),
+    output:
+        page=sweep_path("update.html"),
+        state=sweep_path("state.json"),
+    log:
+        sweep_path("update.log"),
+    params:
+        code=digest_of_code("update.py"),
+        template=template_digest("update", "report"),
+        results=subpath(input.summary, parent=True),
+    message:
+        "keep the results, compare them with those before the last update"
+    shell:
+        "python scripts/update.py --results {params.results:q} 2> {log:q}"
+
+
 rule plots:
     input:
         plan=sweep_path("plan.json"),
@@ -66,13 +86,14 @@ rule report:
         plan=sweep_path("plan.json"),
         summary=sweep_path("summary.parquet"),
         plots=sweep_path("plots/index.json"),
+        state=sweep_path("state.json"),
     output:
         sweep_path("report.html"),
     log:
         sweep_path("report.log"),
     params:
         code=digest_of_code("report.py"),
-        template=template_digest(),
+        template=template_digest("report"),
         results=subpath(input.summary, parent=True),
     message:
         "report on the sweep"

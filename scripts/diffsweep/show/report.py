@@ -27,7 +27,8 @@ THUMBNAIL = 128
 
 @dataclass(frozen=True)
 class Sources:
-    """What the edge has read: the cells, plots/index.json and its folder, run.json, the time, how it was called."""
+    """What the edge has read: the cells, plots/index.json and its folder, run.json, the time, how it was called, and
+    what state.json says of the last update (None: there was none)."""
 
     cells: Sequence[Cell]
     pictures: Sequence[Mapping[str, Any]]
@@ -35,6 +36,7 @@ class Sources:
     run: Mapping[str, Any] | None
     now_unix_s: float
     command: str
+    update: Mapping[str, Any] | None = None
 
 
 def render(sources: Sources) -> str:
@@ -63,6 +65,7 @@ def page(sources: Sources) -> dict:
         "summary_digest": digest_file(cells[0].folder / "summary.parquet"),
         "date": f"measured {', '.join(dict.fromkeys(sentences.measured_on(cell) for cell in cells))}",
         "question": "Which variant should be deployed, on each target?",
+        "last_update": sources.update,
         "letters": letters,
         "cells": shown,
         "sections": sections(shown),

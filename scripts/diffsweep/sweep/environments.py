@@ -136,6 +136,17 @@ def _run(command: list[str], environ: dict[str, str], name: str) -> None:
         )
 
 
+def enter(name: str) -> None:
+    """Go on in the environment `name`: the program starts anew inside it, unless it runs there already.
+
+    Raises EnvironmentFailed.
+    """
+    path = ensure_environment(name)
+    if Path(sys.prefix).resolve() != path.resolve():
+        python = str(path / "bin" / "python")
+        os.execve(python, [python, *sys.argv], activated(path, dict(os.environ)))
+
+
 def activated(path: Path, environ: dict[str, str]) -> dict[str, str]:
     """`environ` as it is inside the environment at `path`, sealed off from packages outside of it."""
     # Without byte code each start would compile torch and diffusers anew: 10 s instead of 4.

@@ -36,7 +36,7 @@ PRESETS = {
 }
 
 # Folders of a sweep that are not models.
-RESERVED_MODELS = ("calibration", "plots", "tables")
+RESERVED_MODELS = ("calibration", "plots", "states", "tables")
 
 # Folders below results/ that are not sweeps.
 RESERVED = ("artifacts", "envs", "published")
@@ -113,10 +113,14 @@ def _one_line(error: Exception) -> str:
 # --- schema -------------------------------------------------------------------------------------------------------
 
 
-def validate(document: Any, schema_name: str, where: str) -> Any:
-    """`document` with the schema's defaults filled in. Raises ConfigError for the most telling violation."""
-    schema = _schema(schema_name)
-    filled = fill_defaults(document, schema, schema)
+def validate(document: Any, schema_name: str, where: str, part: str | None = None) -> Any:
+    """`document` with the schema's defaults filled in. Raises ConfigError for the most telling violation.
+
+    `part`: the document is only this definition of the schema.
+    """
+    whole = _schema(schema_name)
+    schema = whole["$defs"][part] if part else whole
+    filled = fill_defaults(document, schema, whole)
     error = best_match(_Validator(schema).iter_errors(filled), key=_depth)
     if error is not None:
         raise ConfigError(f"{where}: {explain(error)}")
@@ -391,8 +395,13 @@ def make_plan(config: Mapping) -> dict:
         "targets": read_targets(settings["targets_file"], settings["targets"]),
         "baseline": settings["baseline"],
         "variants": variants,
-        **{key: settings[key] for key in ("protocol", "quality", "conversion", "calibration", "limits")},
+        **{key: settings[key] for key in ("protocol", "quality", "conversion", "calibration", "limits", "gate")},
     }
+
+
+def gate_settings(given: Mapping, where: str) -> dict:
+    """The thresholds of scripts/gate, with the schema's defaults. Raises ConfigError."""
+    return validate(dict(given), "config", where, part="gate")
 
 
 def find_variant(plan: Mapping, name: str) -> dict:
