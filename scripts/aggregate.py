@@ -1,6 +1,7 @@
 """Records and scores -> tables: summary.csv, summary.parquet and tables/*.
 
 tables/capacity.csv    one row per model x target x variant x load level
+tables/cost.csv        one row per model x target x variant x operating point x market x utilisation
 tables/latency.parquet one row per request, warm-up flagged, for the distributions
 tables/targets.json    per model and target: the A/A test, the noise floor, whether the host is fit; where the time went
 tables/inputs.json     the digest of every document that the tables were made from
@@ -17,7 +18,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from diffsweep.analysis import latency, load, summary
+from diffsweep.analysis import economy, latency, load, summary
 from diffsweep.analysis.cells import Cell, read_cells
 from diffsweep.analysis.columns import put
 from diffsweep.analysis.places import each_cell
@@ -29,11 +30,12 @@ from diffsweep.sweep.runs import current_run
 # What the columns hold that are not measurements (those are floats).
 TEXT = """
     model target variant parent change engine precision scheduler status reason verdict clip_verdict fid_verdict
-    quality_verdict quantiles_withheld host_unfit census warnings role prompt_id
+    quality_verdict quantiles_withheld host_unfit census warnings role prompt_id payback operating_point market
+    price_instance price_region price_date energy_reason gpu_clock_events not_offered
 """
 WHOLE = """
-    steps replicates replicate requests errors block order seed images warmup disturbed_blocks defects
-    identical_images peak_memory_bytes artifact_bytes build_peak_memory_bytes
+    steps replicates replicate requests errors block order seed images warmup disturbed_blocks repeated_pairs defects
+    identical_images memory_bytes device_memory_bytes peak_memory_bytes artifact_bytes build_peak_memory_bytes
 """
 YES_NO = ("compile", "baseline", "valid", "is_warmup", "pareto_", "beaten_")
 
@@ -49,6 +51,7 @@ def main() -> None:
     tables = options.out / "tables"
     write_table(tables / "capacity.csv", list(capacity_rows(cells)))
     write_table(tables / "latency.parquet", list(latency_rows(cells)))
+    write_table(tables / "cost.csv", list(economy.cost_rows(plan, rows)))
     write_json(tables / "targets.json", targets_of(plan, cells, rows))
     write_json(tables / "inputs.json", inputs_of(plan, options))
     write_table(options.out / "summary.parquet", rows)

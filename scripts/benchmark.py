@@ -1,7 +1,8 @@
 """Measure one replicate of one variant, paired with the baseline: latency in blocks A B B A, then capacity.
 
-Writes latency.jsonl, capacity.jsonl and replicate.json into the folder --out. A server that crashes, hangs or runs out
-of memory, or the time limit, ends in an outcome "failed" with its reason, with the records measured until then.
+Writes latency.jsonl, capacity.jsonl, resources.jsonl and replicate.json into the folder --out. A server that crashes,
+hangs or runs out of memory, or the time limit, ends in an outcome "failed" with its reason, with the records measured
+until then.
 """
 
 import argparse
@@ -29,6 +30,7 @@ from diffsweep.sweep.runs import current_run
 
 STAGE = "benchmark"
 MANIFEST = "manifest.json"
+RECORDS = ("latency", "capacity", "resources")  # the files of records, as journal.Files names them
 
 
 def main() -> None:
@@ -114,10 +116,10 @@ def server_spec(spec: Mapping, role: str) -> dict:
 def partial_files(out: Path, scratch: Path) -> Files:
     """Where the records grow: beside their final names, and empty."""
     out.mkdir(parents=True, exist_ok=True)
-    files = Files(out / "latency.jsonl.partial", out / "capacity.jsonl.partial", scratch / "notes.json")
-    files.latency.write_bytes(b"")
-    files.capacity.write_bytes(b"")
-    return files
+    records = [out / f"{name}.jsonl.partial" for name in RECORDS]
+    for path in records:
+        path.write_bytes(b"")
+    return Files(*records, scratch / "notes.json")
 
 
 def supervise(
@@ -144,9 +146,9 @@ def finish(out: Path, outcome: Outcome, known: Mapping, files: Files) -> None:
     phase = notes.pop("phase", "done")
     if outcome.status == "failed" and phase != "done":  # it did not get to say so itself
         outcome = replace(outcome, reason=f"{outcome.reason} (while {PHASES[phase]})")
-    os.replace(files.latency, out / "latency.jsonl")
-    os.replace(files.capacity, out / "capacity.jsonl")
-    made = {"files": {name: digest_file(out / name) for name in ("latency.jsonl", "capacity.jsonl")}}
+    for name in RECORDS:
+        os.replace(getattr(files, name), out / f"{name}.jsonl")
+    made = {"files": {path.name: digest_file(path) for path in (out / f"{name}.jsonl" for name in RECORDS)}}
     write_json(out / "replicate.json", {"outcome": outcome.as_dict(), **known, **made, **notes})
     if not outcome.ok:
         print(f"{known['variant']} replicate {known['replicate']}: {outcome.status}: {outcome.reason}", flush=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from diffsweep.analysis import calibration, latency
 from diffsweep.analysis.calibration import Scenario
-from diffsweep.measure.records import LatencyRecord, read_latency
+from diffsweep.measure.records import LatencyRecord, read_latency, valid
 from diffsweep.show.calibration import Calibration, pictures, render, verdict_table
 from diffsweep.show.style import save_png, save_svg, use_style
 from diffsweep.sweep.files import atomic, read_json
@@ -78,7 +78,7 @@ def read_scenario(folder: Path) -> list[tuple[Mapping, list[LatencyRecord]]]:
     for path in sorted(folder.glob("replicate-*/replicate.json")):
         notes = read_json(path)
         if outcome_of(notes).ok:
-            found.append((notes, read_latency(path.with_name("latency.jsonl"))))
+            found.append((notes, valid(read_latency(path.with_name("latency.jsonl")))))
     return sorted(found, key=lambda pair: pair[0]["replicate"])
 
 

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
 STARTED_UNIX_S = 1_780_000_000.0
+EXPORT_S = 30.0
 CLASSIC = ("engine", "precision", "compile", "scheduler", "steps", "guidance")
 
 
@@ -233,6 +234,8 @@ def make_results(
     sweep = results / plan["sweep"]
     write_json(sweep / "plan.json", plan)
     for model in plan["models"]:
+        exported = {"outcome": outcome("export"), "build_s": EXPORT_S, "files": []}
+        write_json(results / "artifacts" / model / "onnx" / "manifest.json", exported)
         for target in plan["targets"]:
             for index, variant in enumerate(plan["variants"]):
                 cell = Cell(plan, model, target, variant, truths, failures.get(variant["name"]), seed + 1000 * index)
@@ -346,7 +349,7 @@ def write_replicate(folder: Path, cell: Cell, replicate: int) -> None:
         "versions": {"torch": "2.13.0", "diffusers": "0.42.1", "python": "3.11.2"},
     }
     both = {} if shares_server(cell) else {"baseline": server | {"peak_memory_bytes": 900_000_000}}
-    levels = [] if failure else [note_level(cell, level) for level in cell.plan["protocol"]["levels"]]
+    levels = [] if failure else [note_level(level, capacity) for level in cell.plan["protocol"]["levels"]]
     write_json(
         folder / "replicate.json",
         {
@@ -373,8 +376,13 @@ def shares_server(cell: Cell) -> bool:
     return artifact_name(cell.variant) == artifact_name(cell.baseline) and cell.variant != cell.baseline
 
 
-def note_level(cell: Cell, level: int) -> dict:
-    return {"scenario": "steps", "level": level, "server_cpu_cores": 1.9, "valid": True, "reason": None, "errors": {}}
+def note_level(level: int, records: list[dict]) -> dict:
+    """As measure/load.py notes a level, from its records; they follow each other at a distance of 1,000 s."""
+    mine = [r for r in records if r["level"] == level]
+    opened_s = max(r["done_s"] for r in mine if not r["steady"])
+    times = {"window_start_s": opened_s, "window_s": mine[-1]["done_s"] - opened_s}
+    known = {"scenario": "steps", "level": level, "server_cpu_cores": 1.9, "valid": True, "reason": None, "errors": {}}
+    return {**known, "started_unix_s": STARTED_UNIX_S + 1000 * level, **times}
 
 
 def run_name(cell: Cell, replicate: int) -> str:

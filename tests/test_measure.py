@@ -339,7 +339,10 @@ def test_the_description_of_the_host_names_nobody():
 
 
 def spec_of(variant=None, baseline=None, **changes):
-    """A small replicate; `variant` and `baseline` say how their fake servers behave."""
+    """A small replicate; `variant` and `baseline` say how their fake servers behave.
+
+    Disturbed pairs are not repeated, so that the number of requests does not depend on what else runs here.
+    """
 
     def side(name, behaviour):
         axes = {"engine": "torch", "precision": "fp32", "compile": False}
@@ -356,7 +359,7 @@ def spec_of(variant=None, baseline=None, **changes):
         "protocol": {"warmup": 2, "requests": 4, "block": 1, "distinct_prompts": 3, "levels": [1, 2]}
         | {"requests_per_level": 4},
         "prompts": {"path": "config/prompts/default.yaml", "digest": ""},
-        **{"request_timeout_s": 30, "timeout_s": 60, "attempt": 0},
+        **{"request_timeout_s": 30, "timeout_s": 60, "attempt": 0, "repeated_share": 0},
         **changes,
     }
 

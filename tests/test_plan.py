@@ -5,8 +5,8 @@ import copy
 import pytest
 import yaml
 
-from diffsweep.sweep.plan import AXES, PROJECT, ConfigError, make_plan, read_yaml
-from diffsweep.sweep.specs import artifacts_of, benchmark_spec, images_spec
+from diffsweep.sweep.plan import AXES, PRICES, PROJECT, ConfigError, make_plan, read_yaml, resolve_price
+from diffsweep.sweep.specs import artifacts_of, benchmark_spec, convert_spec, images_spec
 
 DEFAULT = read_yaml(PROJECT / "config" / "config.yaml")
 
@@ -126,6 +126,69 @@ def test_a_price_without_date_or_source_is_refused(tmp_path, missing):
     targets.write_text(yaml.safe_dump({"targets": {"local": {"device": "cpu", "price": price}}}))
     with pytest.raises(ConfigError, match=f"targets.local.price: '{missing}' is missing"):
         make_plan({**DEFAULT, "targets_file": str(targets)})
+
+
+def plan_with_price(folder, price) -> dict:
+    targets = folder / "targets.yaml"
+    targets.write_text(yaml.safe_dump({"targets": {"local": {"device": "cpu", "price": price}}}))
+    return make_plan({**DEFAULT, "targets_file": str(targets)})
+
+
+def test_a_target_may_name_its_price(tmp_path):
+    found = plan_with_price(tmp_path, "aws-g5.xlarge")["targets"]["local"]["price"]
+    assert found["on_demand_per_hour"] == 1.006 and found["gpus"] == 1 and "A10G" in found["instance"]
+    spelled_out = {**PRICE, "source": "an invoice"}
+    assert plan_with_price(tmp_path, spelled_out)["targets"]["local"]["price"] == {**spelled_out, "gpus": 1}
+
+
+WRONG_PRICES = {
+    "unknown name": ("aws-g5.xlarg", ["targets.local.price", "'aws-g5.xlarg'", "did you mean 'aws-g5.xlarge'?"]),
+    "unknown key": ({**PRICE, "source": "x", "spot": 1}, ["targets.local.price", "unknown key 'spot'"]),
+    "no day": ({**PRICE, "source": "x", "date": "2026-13-01"}, ["targets.local.price.date", "2026-13-01"]),
+    "no text": ({**PRICE, "source": "x", "date": 20260101}, ["targets.local.price: date", "20260101"]),
+    "another currency": ({**PRICE, "source": "x", "currency": "EUR"}, ["targets.local.price: currency", "EUR", "USD"]),
+    "for nothing": ({**PRICE, "source": "x", "on_demand_per_hour": 0}, ["targets.local.price: on_demand_per_hour"]),
+    "a number": (1.5, ["targets.local.price", "1.5"]),
+}
+
+
+@pytest.mark.parametrize("price, told", WRONG_PRICES.values(), ids=WRONG_PRICES)
+def test_a_wrong_price_is_told_in_one_line(tmp_path, price, told):
+    with pytest.raises(ConfigError) as caught:
+        plan_with_price(tmp_path, price)
+    assert "\n" not in str(caught.value)
+    for word in told:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("missing", ["date", "source", "region", "currency"])
+def test_a_price_of_the_prices_file_is_held_to_the_same(tmp_path, missing):
+    price = {k: v for k, v in {**PRICE, "source": "x"}.items() if k != missing}
+    prices = tmp_path / "prices.yaml"
+    prices.write_text(yaml.safe_dump({"prices": {"mine": price}}))
+    with pytest.raises(ConfigError, match=f"prices.yaml: prices.mine: '{missing}' is missing"):
+        resolve_price("mine", "targets.local.price", str(prices))
+
+
+def test_every_price_that_ships_can_be_defended():
+    prices = read_yaml(PROJECT / PRICES)["prices"]
+    clouds = {name.split("-")[0] for name in prices}
+    assert {"aws-g5.xlarge", "aws-g6.xlarge", "aws-p4d.24xlarge", "aws-p5.48xlarge", "aws-p5en.48xlarge"} <= set(prices)
+    assert len(clouds) >= 4
+    for name in prices:
+        price = resolve_price(name, name)
+        assert price["on_demand_per_hour"] > (price["spot_per_hour"] or 0) and "check before use" in price["source"]
+
+
+def test_a_price_is_in_no_spec_of_what_is_measured(tmp_path):
+    """A changed price computes the tables again, and measures nothing."""
+    cheap, dear = (plan_with_price(tmp_path, price) for price in ("aws-g5.xlarge", "aws-p5.48xlarge"))
+    names = ("reference", "local", "bf16")
+    assert cheap != dear
+    assert benchmark_spec(cheap, *names, 1) == benchmark_spec(dear, *names, 1)
+    assert images_spec(cheap, *names) == images_spec(dear, *names)
+    assert artifacts_of(cheap) == artifacts_of(dear)
+    assert convert_spec(cheap, "reference", "torch-bf16", "x") == convert_spec(dear, "reference", "torch-bf16", "x")
 
 
 def test_a_key_given_twice_is_refused(tmp_path):

@@ -19,7 +19,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.text import Text
 
 import synthetic
-from diffsweep.show import figures, palette, pareto_plot, sentences, style, words
+from diffsweep.show import costs, figures, palette, pareto_plot, sentences, style, words
 from diffsweep.show.cells import read_cells
 from diffsweep.show.findings import answer
 from diffsweep.show.labels import Box, place_labels
@@ -380,6 +380,33 @@ def test_the_report_states_method_machine_and_versions(report):
         assert said in text
     for said in ("2.13.0", "snakemake --cores all", "Git revision", "of useful time", "failed=retry", "torchmetrics"):
         assert said in text
+
+
+def test_the_report_says_what_images_cost(report, sweep):
+    text = Page(report[0]).text
+    for said in ("What it costs", "c7i.large: $0.0892 an hour on demand, $0.0357 an hour spot", "as of 2026-10-01"):
+        assert said in text
+    for said in ("on demand 25 %", "spot 75 %", "pays back", "needs none", "arrivals not run"):
+        assert said in text
+    assert "The price is old." not in text
+    (cell,) = read_cells(sweep)
+    assert costs.section(cell, synthetic.STARTED_UNIX_S)["alarm"] == ""
+    assert "more than a year" in costs.section(cell, synthetic.STARTED_UNIX_S + 500 * 86400)["alarm"]
+    shares = costs.price_words({**synthetic.LOCAL["price"], "gpus": 8, "spot_per_hour": None})
+    assert "uses one of its 8 GPUs" in shares and "no spot price" in shares
+
+
+def test_when_a_variant_has_paid_for_itself(sweep):
+    (cell,) = read_cells(sweep)
+    rows = {row["variant"]: row for row in cell.rows}
+    assert re.fullmatch(r"after [\d,]+ images", costs.payback_words(rows["openvino"]))
+    assert costs.payback_words(rows["fp32"]) == ""
+    shown = {entry.name: entry for entry in costs.entries(cell)}
+    assert shown["fp32"].payback == "the baseline" and shown["int8"].known == [] and REASON in shown["int8"].note
+    assert re.search(r"less than fp32, and has paid for its build (after|at once)", costs.finding(cell.rows))
+    unclear = [{**row, "usd_per_1000_images_on_demand_high": 9.0} for row in cell.rows]
+    assert costs.finding(unclear).endswith("is not shown")
+    assert costs.finding([]).startswith("No cost is known")
 
 
 def test_wall_time_over_useful_time(tmp_path):

@@ -1,6 +1,7 @@
 # takes  the artifacts of a variant and of the baseline
 # makes  <variant>/replicate-<r>/latency.jsonl   requests to both, in blocks A B B A
 #        <variant>/replicate-<r>/capacity.jsonl  closed-loop load on the variant
+#        <variant>/replicate-<r>/resources.jsonl memory, GPU, energy: samples beside both
 #        <variant>/replicate-<r>/replicate.json  how it ended, the host, the servers
 #
 # One job is one replicate: fresh servers. It takes all cores, so that nothing else of this workflow runs beside it.
@@ -14,6 +15,7 @@ rule benchmark:
     output:
         latency=cell_path("replicate-{replicate}/latency.jsonl"),
         capacity=cell_path("replicate-{replicate}/capacity.jsonl"),
+        resources=cell_path("replicate-{replicate}/resources.jsonl"),
         replicate=cell_path("replicate-{replicate}/replicate.json"),
     log:
         cell_path("replicate-{replicate}/benchmark.log"),

@@ -1,10 +1,12 @@
 """What a sweep left on disk for each model x target x variant, read as it is, holes and failures included."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from diffsweep.measure.records import CapacityRecord, LatencyRecord, read_capacity, read_latency
+from diffsweep.engines import ENGINES
+from diffsweep.measure import records
+from diffsweep.measure.records import CapacityRecord, LatencyRecord, ResourceSample
 from diffsweep.sweep.files import read_json
 from diffsweep.sweep.plan import artifact_name
 
@@ -23,19 +25,24 @@ class Ending:
 
 @dataclass(frozen=True)
 class Replicate:
-    """One replicate that ended well. `notes` is its replicate.json."""
+    """One replicate that ended well. `notes` is its replicate.json; `latency` has the valid blocks only.
+
+    resources: empty where nothing was sampled, as in results of earlier versions.
+    """
 
     number: int
     notes: Mapping
     latency: list[LatencyRecord]
     capacity: list[CapacityRecord]
+    resources: list[ResourceSample] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Cell:
     """One model x target x variant. A document that is missing, unreadable or of a failed stage may be None.
 
-    endings: how the stages ended, in their order. quality is kept after a failure, since it counts the defects.
+    endings: how the stages ended, in their order. quality is kept after a failure, since it counts the defects. export:
+    the manifest of the ONNX that the artifact was made from, None for an engine that needs none.
     """
 
     model: str
@@ -46,6 +53,7 @@ class Cell:
     replicates: list[Replicate]
     images: Mapping | None
     quality: Mapping | None
+    export: Mapping | None = None
 
     @property
     def name(self) -> str:
@@ -76,6 +84,8 @@ def read_cell(plan: Mapping, model: str, target: str, variant: Mapping, folder: 
     replicates, endings = read_replicates(plan, folder)
     images, images_ending = read_stage(folder / "images.json", "images")
     quality, quality_ending = read_stage(folder / "quality.json", "score")
+    from_onnx = ENGINES[variant["engine"]].from_onnx
+    exported, export_ending = read_stage(manifest.parents[1] / "onnx" / "manifest.json", "export")
     return Cell(
         model=model,
         target=target,
@@ -85,6 +95,7 @@ def read_cell(plan: Mapping, model: str, target: str, variant: Mapping, folder: 
         replicates=replicates,
         images=images if images_ending.status == OK else None,
         quality=quality,
+        export=exported if from_onnx and export_ending.status == OK else None,
     )
 
 
@@ -119,12 +130,23 @@ def read_replicates(plan: Mapping, folder: Path) -> tuple[list[Replicate], list[
             ending = staleness(plan, notes)
         if ending.status == OK:
             try:
-                latency, capacity = read_latency(where / "latency.jsonl"), read_capacity(where / "capacity.jsonl")
-                replicates.append(Replicate(number, notes, latency, capacity))
+                replicates.append(read_replicate(number, notes, where))
             except (FileNotFoundError, ValueError) as error:
                 ending = Ending(FAILED, f"benchmark, replicate {number}: {error}")
         endings.append(ending)
     return replicates, endings
+
+
+def read_replicate(number: int, notes: Mapping, where: Path) -> Replicate:
+    """A replicate with its records. Raises FileNotFoundError and CorruptRecords."""
+    resources = where / "resources.jsonl"
+    return Replicate(
+        number,
+        notes,
+        latency=records.valid(records.read_latency(where / "latency.jsonl")),
+        capacity=records.read_capacity(where / "capacity.jsonl"),
+        resources=records.read_resources(resources) if resources.exists() else [],
+    )
 
 
 def staleness(plan: Mapping, notes: Mapping) -> Ending:

@@ -5,11 +5,18 @@ Always from the sustained throughput, never from 1 / latency: a server that is i
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date
 
 from diffsweep.analysis.stats import Estimate
 
 SECONDS_PER_HOUR = 3600.0
 IMAGES = 1000  # costs are told per this many images, so that they are numbers of a readable size
+UTILISATIONS = (1.0, 0.75, 0.5, 0.25)
+MARKETS = ("on_demand", "spot")
+OLD_DAYS = 365
+
+# Whether what a variant costs once is earned back by what each of its images costs less than the baseline's.
+AT_ONCE, AFTER, NEVER, CANNOT_TELL = "at once", "after", "never", "cannot tell"
 
 
 class PriceRefused(Exception):
@@ -18,7 +25,10 @@ class PriceRefused(Exception):
 
 @dataclass(frozen=True)
 class Price:
-    """A target's price in US dollars per hour; None where the market (on-demand, spot) does not exist."""
+    """A target's price in US dollars per hour; None where the market (on-demand, spot) does not exist.
+
+    Of an instance with several GPUs it is the share of one, which is what one server uses.
+    """
 
     instance: str
     on_demand_per_hour: float | None
@@ -40,7 +50,14 @@ def parse_price(price: Mapping | None) -> Price | None:
     for key, rate in rates.items():
         if rate is not None and not rate > 0:
             raise PriceRefused(f"{key} is {rate}; a price is greater than 0")
-    return Price(instance=price.get("instance") or "", date=str(price["date"]), source=str(price["source"]), **rates)
+    gpus = price.get("gpus") or 1
+    shares = {key: None if rate is None else rate / gpus for key, rate in rates.items()}
+    return Price(instance=price.get("instance") or "", date=str(price["date"]), source=str(price["source"]), **shares)
+
+
+def is_old(price_date: str, today: date) -> bool:
+    """Was a price read more than a year ago?"""
+    return (today - date.fromisoformat(price_date)).days > OLD_DAYS
 
 
 def usd_per_1000_images(
@@ -63,3 +80,27 @@ def usd_per_1000_images(
     if low is None or high is None or low <= 0:
         return Estimate(cost(images_per_s.value))
     return Estimate(cost(images_per_s.value), cost(high), cost(low))
+
+
+def usd_of_time(usd_per_hour: float | None, seconds: float | None) -> float | None:
+    """What the machine costs for so long."""
+    return None if usd_per_hour is None or seconds is None else usd_per_hour * seconds / SECONDS_PER_HOUR
+
+
+def payback(extra_s: float | None, saved_s: Estimate | None) -> tuple[str | None, Estimate | None]:
+    """After how many images a variant has earned back what it takes once: the answer in a word, and the number.
+
+    extra_s: machine time that it takes once (build, first start), more than the baseline does. saved_s: machine time
+    per image that it takes less. On one machine the price per hour cancels. Without a proof that an image costs less,
+    or that it costs more, the answer is "cannot tell", and the number, where there is one, has no interval.
+    """
+    if extra_s is None or saved_s is None:
+        return None, None
+    if saved_s.low is None or saved_s.high is None or saved_s.low <= 0 <= saved_s.high:
+        images = extra_s / saved_s.value if extra_s > 0 and saved_s.value > 0 else None
+        return CANNOT_TELL, None if images is None else Estimate(images)
+    if saved_s.high < 0:
+        return NEVER, None
+    if extra_s <= 0:
+        return AT_ONCE, Estimate(0.0, 0.0, 0.0)
+    return AFTER, Estimate(extra_s / saved_s.value, extra_s / saved_s.high, extra_s / saved_s.low)

@@ -196,20 +196,28 @@ def exponential(estimate: Estimate) -> Estimate:
 def ratio_interval(ours: Sequence[float], theirs: Sequence[float], confidence: float = CONFIDENCE) -> Estimate | None:
     """The ratio of two means that were not measured in pairs, from one positive value per replicate and side.
 
-    Welch's interval (1947, Biometrika 34) on the logs. None when a side is empty.
+    `difference_interval` of the logs. None when a side is empty.
     """
-    if not len(ours) or not len(theirs):
+    difference = difference_interval(np.log(np.asarray(ours, float)), np.log(np.asarray(theirs, float)), confidence)
+    return None if difference is None else exponential(difference)
+
+
+def difference_interval(
+    ours: Sequence[float], theirs: Sequence[float], confidence: float = CONFIDENCE
+) -> Estimate | None:
+    """The difference of two means not measured in pairs (Welch 1947, Biometrika 34). None when one side is empty."""
+    a, b = np.asarray(ours, float), np.asarray(theirs, float)
+    if not len(a) or not len(b):
         return None
-    a, b = np.log(np.asarray(ours, float)), np.log(np.asarray(theirs, float))
     difference = float(a.mean() - b.mean())
     if len(a) < 2 or len(b) < 2:
-        return Estimate(math.exp(difference))
+        return Estimate(difference)
     va, vb = a.var(ddof=1) / len(a), b.var(ddof=1) / len(b)
     if va + vb == 0:
-        return exponential(Estimate(difference, difference, difference))
+        return Estimate(difference, difference, difference)
     freedom = (va + vb) ** 2 / (va**2 / (len(a) - 1) + vb**2 / (len(b) - 1))
     half = student_quantile(confidence, freedom) * math.sqrt(va + vb)
-    return exponential(Estimate(difference, difference - half, difference + half))
+    return Estimate(difference, difference - half, difference + half)
 
 
 def replicates_needed(variation: float, width: float) -> int:

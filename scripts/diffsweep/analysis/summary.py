@@ -6,9 +6,10 @@ An empty field means not measured; `reason` says why. Pure but for the records t
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from diffsweep.analysis import cost, latency, load, pareto, stats
+from diffsweep.analysis import cost, economy, latency, load, pareto, stats
 from diffsweep.analysis.cells import OK, Cell
 from diffsweep.analysis.columns import Row, estimate_in, fid_margin, put, quality_fields
+from diffsweep.analysis.resources import resource_fields
 from diffsweep.analysis.stats import Estimate
 
 PARETO = {
@@ -17,6 +18,11 @@ PARETO = {
     "latency_cost": ("latency_e2e_p50_s", "usd_per_1000_images_on_demand"),
     "latency_cost_fid": ("latency_e2e_p50_s", "usd_per_1000_images_on_demand", "fid"),
 }
+
+
+# Of the pairs of blocks that a speed-up rests on: as many again as measure/blocks.py repeats.
+DISTURBED_SHARE_LIMIT = 0.25
+TOO_DISTURBED = "no verdict: more than a quarter of the pairs stayed disturbed after as many repeats as are allowed"
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,7 @@ class Reference:
     host_unfit: str
     images_per_s: Sequence[float]
     fid_margin: float | None
+    economy: economy.Baseline
 
 
 def summarise(plan: Mapping, cells: Sequence[Cell]) -> list[Row]:
@@ -63,6 +70,7 @@ def reference_of(plan: Mapping, group: Sequence[Cell]) -> Reference:
         host_unfit=unfit_sentence(aa),
         images_per_s=load.replicate_rates(level, [r.capacity for r in baseline.replicates]) if level else (),
         fid_margin=fid_margin(estimate_in((baseline.quality or {}).get("fid"))),
+        economy=economy.baseline_of(baseline),
     )
 
 
@@ -86,6 +94,9 @@ def row_of(plan: Mapping, cell: Cell, reference: Reference) -> Row:
         **quality_fields(cell.quality or {}, reference.fid_margin),
         **useful_fields(cell),
     }
+    row |= resource_fields(cell, row["sustained_clients"])
+    price, _ = price_of(plan["targets"][cell.target])
+    row |= economy.economy_fields(cell, row, price, reference.economy)
     row["warnings"] = "; ".join(row.pop("latency_warnings") + row.pop("capacity_warnings"))
     return row
 
@@ -126,15 +137,25 @@ def latency_fields(cell: Cell) -> Row:
     row["residual_share"] = latency.residual_share(everything)
     row["warmup"] = max((r.notes.get("warmup", 0) for r in cell.replicates), default=None)
     row["disturbed_blocks"] = sum(len(r.notes.get("disturbed_blocks", ())) for r in cell.replicates)
+    row["repeated_pairs"] = sum(r.notes.get("repeats", {}).get("repeated", 0) for r in cell.replicates)
     row["latency_warnings"] = latency.warnings([records for records in ours if records]) + disturbances(cell)
     return row
 
 
 def disturbances(cell: Cell) -> list[str]:
-    blocks = {r.number: len(r.notes.get("disturbed_blocks", ())) for r in cell.replicates}
-    if not any(blocks.values()):
-        return []
-    return [f"the machine was not quiet during {sum(blocks.values())} blocks of requests"]
+    """What was not quiet: blocks that stayed disturbed, and load levels, which are not repeated."""
+    blocks = sum(len(r.notes.get("disturbed_blocks", ())) for r in cell.replicates)
+    levels = sum(bool(level.get("disturbed")) for r in cell.replicates for level in r.notes.get("levels", ()))
+    told = [f"the machine was not quiet during {blocks} blocks of requests"] if blocks else []
+    told += [f"the machine was not quiet during {levels} load levels"] if levels else []
+    return told + ([TOO_DISTURBED] if is_too_disturbed(cell) else [])
+
+
+def is_too_disturbed(cell: Cell) -> bool:
+    """Did so many pairs of blocks stay disturbed, after as many repeats as are allowed, that nothing can be claimed?"""
+    noted = [r.notes["repeats"] for r in cell.replicates if "repeats" in r.notes]
+    disturbed = sum(n["still_disturbed"] for n in noted)
+    return disturbed > DISTURBED_SHARE_LIMIT * sum(n["pairs"] for n in noted)
 
 
 def speedup_of(cell: Cell) -> Estimate | None:
@@ -147,7 +168,8 @@ def speedup_fields(plan: Mapping, cell: Cell, reference: Reference) -> Row:
     row: Row = {}
     ratio = speedup_of(cell)
     put(row, "speedup", ratio)
-    verdict = stats.CANNOT_TELL if reference.host_unfit else stats.verdict(ratio, reference.threshold)
+    withheld = reference.host_unfit or is_too_disturbed(cell)
+    verdict = stats.CANNOT_TELL if withheld else stats.verdict(ratio, reference.threshold)
     row["verdict"] = verdict if ratio is not None else None
     row["noise_floor"], row["threshold"] = reference.noise_floor, reference.threshold
     row["host_unfit"] = reference.host_unfit or None

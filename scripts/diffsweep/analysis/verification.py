@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from diffsweep.analysis.places import CellPlace, each_cell
-from diffsweep.measure.records import CapacityRecord, LatencyRecord, read_capacity, read_latency
+from diffsweep.measure.records import CapacityRecord, LatencyRecord, read_capacity, read_latency, read_resources
 from diffsweep.sweep.files import digest_file, list_files, partial_paths, read_json
 from diffsweep.sweep.privacy import find_private
 
@@ -165,9 +165,11 @@ def check_replicate(cell: CellPlace, folder: Path, findings: Findings) -> None:
     check_input(path, notes, "artifact", cell.manifest, findings)
     check_input(path, notes, "baseline", cell.baseline_manifest, findings)
     check_files(folder, notes.get("files", {}), findings)
-    for name, read in READERS.items():
+    for name, read in {**READERS, "resources.jsonl": read_resources}.items():
         try:
-            check_records(folder / name, read(folder / name), notes, findings)
+            records = read(folder / name)
+            if name in READERS:  # a sample does not say whose it is
+                check_records(folder / name, records, notes, findings)
         except FileNotFoundError:
             continue  # told above
         except ValueError as error:

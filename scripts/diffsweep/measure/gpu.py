@@ -1,12 +1,14 @@
 """NVIDIA GPUs through NVML (the module `pynvml` of nvidia-ml-py); on a machine without one, everything is None.
 
-NVML is asked before and after a measurement, never during. Units are in the names; NVML gives milliwatts and
-millijoules.
+Units are in the names; NVML gives milliwatts and millijoules.
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from diffsweep.measure.records import ResourceSample
 
 # NVML's clock event reasons that make a block invalid (METHOD.md, "The host"): hardware slow-down, software and
 # hardware thermal slow-down, hardware power brake.
@@ -71,24 +73,46 @@ def state(nvml: Any) -> list[dict] | None:
 
 
 def _device_state(nvml: Any, device: Any) -> dict:
+    processes = ask(nvml, "nvmlDeviceGetComputeRunningProcesses", device)
+    return {**sample(nvml, device), "processes": None if processes is None else sorted(p.pid for p in processes)}
+
+
+def sample(nvml: Any, device: Any) -> dict[str, float | None]:
+    """What one GPU does at this moment, as records.ResourceSample has it."""
     memory = ask(nvml, "nvmlDeviceGetMemoryInfo", device)
     energy_mj = ask(nvml, "nvmlDeviceGetTotalEnergyConsumption", device)
-    processes = ask(nvml, "nvmlDeviceGetComputeRunningProcesses", device)
+    power_mw = ask(nvml, "nvmlDeviceGetPowerUsage", device)
+    rates = ask(nvml, "nvmlDeviceGetUtilizationRates", device)
+    reasons = ask(nvml, "nvmlDeviceGetCurrentClocksEventReasons", device)
+    if reasons is None:  # its name before driver 535
+        reasons = ask(nvml, "nvmlDeviceGetCurrentClocksThrottleReasons", device)
     return {
-        "clock_mhz": ask(nvml, "nvmlDeviceGetClockInfo", device, nvml.NVML_CLOCK_SM),
-        "temperature_c": ask(nvml, "nvmlDeviceGetTemperature", device, nvml.NVML_TEMPERATURE_GPU),
-        "clock_event_reasons": ask(nvml, "nvmlDeviceGetCurrentClocksEventReasons", device),
+        "utilisation": None if rates is None else rates.gpu / 100,
         "memory_used_bytes": None if memory is None else memory.used,
+        "clock_mhz": ask(nvml, "nvmlDeviceGetClockInfo", device, nvml.NVML_CLOCK_SM),
+        "memory_clock_mhz": ask(nvml, "nvmlDeviceGetClockInfo", device, nvml.NVML_CLOCK_MEM),
+        "power_w": None if power_mw is None else power_mw / 1000,
+        "temperature_c": ask(nvml, "nvmlDeviceGetTemperature", device, nvml.NVML_TEMPERATURE_GPU),
+        "clock_event_reasons": reasons,
         "energy_j": None if energy_mj is None else energy_mj / 1000,
-        "processes": None if processes is None else sorted(p.pid for p in processes),
     }
 
 
-def disturbances(states: list[dict] | None, ours: set[int]) -> list[str]:
-    """Why a measurement on GPUs in these states is invalid. `ours`: the measured processes."""
+def never_answered(samples: Sequence[ResourceSample]) -> list[str]:
+    """The fields of `sample` that no GPU ever answered."""
+    devices = [device for each in samples for device in each.gpus]
+    return [key for key in (devices[0] if devices else ()) if all(device[key] is None for device in devices)]
+
+
+def disturbances(states: list[dict] | None, ours: set[int], samples: Sequence[ResourceSample] = ()) -> list[str]:
+    """Why a measurement is invalid after which the GPUs are in these states. `ours`: the measured processes; `samples`:
+    what was seen while it lasted."""
     found = []
     for number, device in enumerate(states or []):
-        reasons = (device["clock_event_reasons"] or 0) & INVALID_REASONS
+        reasons = device["clock_event_reasons"] or 0
+        for each in samples:
+            reasons |= each.gpus[number]["clock_event_reasons"] or 0
+        reasons &= INVALID_REASONS
         if reasons:
             found.append(f"GPU {number} was slowed down (clock event reasons {reasons:#x})")
         foreign = count_foreign(set(device["processes"] or []), ours)

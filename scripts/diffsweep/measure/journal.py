@@ -34,6 +34,7 @@ class Files:
 
     latency: Path
     capacity: Path
+    resources: Path
     notes: Path
 
 

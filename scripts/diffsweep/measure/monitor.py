@@ -1,7 +1,7 @@
 """What processes and the machine used, read from the kernel's counters before and after a measurement, never during.
 
-Counters instead of samples: nothing of ours runs beside a measured request. The kernel counts CPU time in ticks of
-10 ms; memory is in bytes, everything else in seconds.
+The kernel counts CPU time in ticks of 10 ms; memory is in bytes, everything else in seconds. What has no counter is
+sampled (sampler.py).
 """
 
 import os
@@ -9,6 +9,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from diffsweep.measure.counters import heat_events
 
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
@@ -131,7 +133,8 @@ def _throttle_files() -> list[tuple[Path, str, float]]:
 
 @dataclass(frozen=True)
 class Usage:
-    """Counters at one moment. servers_cpu_s: by server name; own_cpu_s: the measuring process."""
+    """Counters at one moment. servers_cpu_s: by server name; own_cpu_s: the measuring process; heat_events: how often
+    the processor was slowed down by heat."""
 
     clock_s: float
     busy_s: float
@@ -139,13 +142,14 @@ class Usage:
     throttled_s: float | None
     servers_cpu_s: dict[str, float]
     own_cpu_s: float
+    heat_events: int | None
 
 
 def usage(servers: dict[str, Sequence[int]]) -> Usage:
     """The counters now; `servers`: processes by server name."""
     busy_s, steal_s = machine_cpu_s()
     cpu = {name: cpu_s(processes) for name, processes in servers.items()}
-    return Usage(time.perf_counter(), busy_s, steal_s, throttled_s(), cpu, time.process_time())
+    return Usage(time.perf_counter(), busy_s, steal_s, throttled_s(), cpu, time.process_time(), heat_events())
 
 
 def between(before: Usage, after: Usage) -> dict:
@@ -159,6 +163,7 @@ def between(before: Usage, after: Usage) -> dict:
         "foreign_cpu_s": round(max(after.busy_s - before.busy_s - ours_s, 0.0), 2),
         "steal_s": round(after.steal_s - before.steal_s, 2),
         "throttled_s": None if after.throttled_s is None else round(after.throttled_s - (before.throttled_s or 0), 4),
+        "heat_events": None if after.heat_events is None else after.heat_events - (before.heat_events or 0),
     }
     return {**used, "disturbed": disturbances(used)}
 
@@ -173,4 +178,6 @@ def disturbances(used: dict) -> list[str]:
         found.append(f"the hypervisor took {used['steal_s'] / elapsed_s:.2f} cores")
     if used["throttled_s"]:
         found.append(f"the control group was throttled for {used['throttled_s']:g} s")
+    if used.get("heat_events"):
+        found.append(f"the processor was slowed down by heat {used['heat_events']} times")
     return found

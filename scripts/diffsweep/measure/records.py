@@ -5,8 +5,8 @@ later versions can add some.
 """
 
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterator, Sequence
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin
@@ -26,6 +26,8 @@ class LatencyRecord:
     status: "ok" or "error"; error: its kind. e2e_s is the client's, from before the request is sent until its last
     byte is there. e2e_s = queue_s + prompt_encode_s + sum(step_s) + decode_s + image_encode_s + transfer_s
     + residual_s: transfer_s is what passes outside of the server's handler, residual_s what nothing else accounts for.
+    attempt: 1, and one more each time that a disturbed pair of blocks was measured again; `valid` leaves out what was
+    thereby replaced.
     """
 
     schema: int
@@ -52,6 +54,7 @@ class LatencyRecord:
     residual_s: float | None
     transfer_s: float | None
     first_byte_s: float | None
+    attempt: int = 1
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,25 @@ class CapacityRecord:
     steady: bool
 
 
-Record = TypeVar("Record", LatencyRecord, CapacityRecord)
+@dataclass(frozen=True)
+class ResourceSample:
+    """What the servers and devices did at one moment (measure/sampler.py); None where the machine does not say.
+
+    memory_bytes: resident, by server name; package_energy_j: of all processor packages, from the first sample on. gpus:
+    one dict per device with `utilisation` (0 to 1), `memory_used_bytes`, `clock_mhz`, `memory_clock_mhz`, `power_w`,
+    `temperature_c`, `clock_event_reasons` (NVML's bits), `energy_j` (counts from when the driver was loaded).
+    """
+
+    schema: int
+    unix_s: float
+    memory_bytes: dict[str, int]
+    cpu_mhz: float | None
+    cpu_temperature_c: float | None
+    package_energy_j: float | None
+    gpus: list[dict[str, float | None]]
+
+
+Record = TypeVar("Record", LatencyRecord, CapacityRecord, ResourceSample)
 
 
 class RecordWriter:
@@ -89,7 +110,7 @@ class RecordWriter:
     def __init__(self, path: Path | str):
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115  closed by the context manager
 
-    def append(self, record: LatencyRecord | CapacityRecord) -> None:
+    def append(self, record: LatencyRecord | CapacityRecord | ResourceSample) -> None:
         self._file.write(json.dumps(asdict(record), allow_nan=False).encode() + b"\n")
 
     def __enter__(self) -> "RecordWriter":
@@ -109,17 +130,31 @@ def read_capacity(path: Path | str) -> list[CapacityRecord]:
     return list(_read(path, CapacityRecord))
 
 
+def read_resources(path: Path | str) -> list[ResourceSample]:
+    """All samples of a resources.jsonl. Raises CorruptRecords, and FileNotFoundError."""
+    return list(_read(path, ResourceSample))
+
+
+def valid(records: Sequence[LatencyRecord]) -> list[LatencyRecord]:
+    """The records of one replicate without those of blocks that were disturbed and measured again."""
+    last: dict[int, int] = {}
+    for record in records:
+        last[record.block] = max(record.attempt, last.get(record.block, 1))
+    return [record for record in records if record.attempt == last[record.block]]
+
+
 def _read(path: Path | str, kind: type[Record]) -> Iterator[Record]:
     checks = {field.name: _check_of(field.type) for field in fields(kind)}
+    defaults = {field.name: field.default for field in fields(kind) if field.default is not MISSING}
     with open(path, "rb") as handle:
         for number, line in enumerate(handle, start=1):
             try:
-                yield _parse(line, kind, checks)
+                yield _parse(line, kind, checks, defaults)
             except ValueError as error:
                 raise CorruptRecords(f"{path}:{number}: {error}") from None
 
 
-def _parse(line: bytes, kind: type[Record], checks: dict) -> Record:
+def _parse(line: bytes, kind: type[Record], checks: dict, defaults: dict) -> Record:
     if not line.endswith(b"\n"):
         raise ValueError("the last record is cut off (no end of line)")
     try:
@@ -132,6 +167,7 @@ def _parse(line: bytes, kind: type[Record], checks: dict) -> Record:
         raise ValueError("not a record: not a JSON object")
     if document.get("schema") != SCHEMA:
         raise ValueError(f"schema is {document.get('schema')!r}; this version reads schema {SCHEMA}")
+    document = {**defaults, **document}  # a record of an earlier version lacks what was added since
     for name, check in checks.items():
         if name not in document:
             raise ValueError(f"{name} is missing")
@@ -152,6 +188,9 @@ def _check_of(kind: Any):
     if get_origin(kind) is list:
         check = _check_of(get_args(kind)[0])
         return lambda value: isinstance(value, list) and all(check(item) for item in value)
+    if get_origin(kind) is dict:
+        check = _check_of(get_args(kind)[1])
+        return lambda value: isinstance(value, dict) and all(check(item) for item in value.values())
     if kind is NoneType:
         return lambda value: value is None
     if kind is float:

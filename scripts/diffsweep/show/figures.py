@@ -7,9 +7,12 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from diffsweep.analysis import pareto
+from diffsweep.analysis.cost import UTILISATIONS
 from diffsweep.show import (
     clocks_plot,
     comparison_plot,
+    cost_plot,
+    costs,
     image_grid,
     latency_plot,
     pareto_plot,
@@ -50,12 +53,22 @@ def pictures(cell: Cell) -> Iterator[Picture]:
     yield _speedups(cell)
     yield _clocks(cell)
     yield _throughput(cell)
+    yield _costs(cell)
     yield _images(cell)
 
 
 def names(variants: int) -> list[str]:
     """The names of the pictures of a sweep with so many variants."""
-    return [*PARETO, *(["comparison"] if variants == 2 else []), "latency", "speedup", "clocks", "throughput", "images"]
+    return [
+        *PARETO,
+        *(["comparison"] if variants == 2 else []),
+        "latency",
+        "speedup",
+        "clocks",
+        "throughput",
+        "cost",
+        "images",
+    ]
 
 
 # --- fronts ---------------------------------------------------------------------------------------------------------
@@ -234,6 +247,14 @@ def _throughput(cell: Cell) -> Picture:
     frame = _frame(cell, sentences.throughput(cell.rows), subtitle)
     alt = f"Small line plots: images per second by number of clients, of {words.count(len(loads), 'variant')}."
     return Picture("throughput", "load", throughput_plot.draw(loads, frame), frame, alt)
+
+
+def _costs(cell: Cell) -> Picture:
+    entries = costs.entries(cell)
+    subtitle = f"{cell.name}: what 1,000 images cost, by the share of the paid time that the server is busy"
+    frame = _frame(cell, costs.finding(cell.rows), subtitle)
+    alt = f"Dot plot: cost per 1,000 images of {words.count(len(entries), 'variant')}, on demand and spot."
+    return Picture("cost", "cost", cost_plot.draw(entries, UTILISATIONS, frame), frame, alt)
 
 
 def _images(cell: Cell) -> Picture:

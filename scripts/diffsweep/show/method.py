@@ -7,6 +7,7 @@ from typing import Any
 from diffsweep.analysis.stats import LEAST_THRESHOLD, minimum_sample
 from diffsweep.show import words
 from diffsweep.show.cells import Cell
+from diffsweep.show.costs import price_words
 
 Facts = list[tuple[str, str]]
 
@@ -108,15 +109,8 @@ def _costs(cells: Sequence[Cell]) -> Facts:
     return facts
 
 
-RATES = {"on_demand_per_hour": "on demand", "spot_per_hour": "spot"}
-
-
 def _price(price: Mapping) -> str:
-    rates = [f"{words.money(price[key])} an hour {label}" for key, label in RATES.items() if price.get(key) is not None]
-    return _one_line(f"""
-        {price.get("instance", "")}: {", ".join(rates)}, over the sustained throughput at 100 % utilisation;
-        never from 1 / latency. {price.get("region", "")}, {price.get("date")}. Source: {price.get("source")}
-    """)
+    return f"{price_words(price)} Over the sustained throughput at 100 % utilisation; never from 1 / latency."
 
 
 def _images(plan: Mapping) -> str:

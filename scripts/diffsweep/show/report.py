@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from diffsweep.show import logs, method, sentences, words
+from diffsweep.show import costs, logs, method, resources, sentences, words
 from diffsweep.show.cells import Cell, notes_of, why_missing
 from diffsweep.show.embed import data_uri, inline_svgs
 from diffsweep.show.findings import Answer, answer, is_baseline, is_ok
@@ -83,7 +83,7 @@ def sections(shown: Sequence[Mapping]) -> list[tuple[str, str]]:
     if len(shown) > 1:
         links = [(cell["id"], cell["heading"]) for cell in shown]
     else:
-        names = ("pareto", "table", "images", "latency", "load", "failures")
+        names = ("pareto", "table", "images", "latency", "load", "cost", "resources", "failures")
         links = [(f"{shown[0]['id']}-{name}", name.capitalize()) for name in names]
         links[0] = (links[0][0], "Trade-offs")
     return [*links, ("method", "Method"), ("machine", "Machine"), ("reproduce", "Reproduce")]
@@ -110,6 +110,9 @@ def cell_context(cell: Cell, sources: Sources, pictures: Mapping[str, dict]) -> 
         "pareto": of("pareto"),
         "latency": of("latency"),
         "load": of("load"),
+        "cost": of("cost"),
+        "costs": costs.section(cell, sources.now_unix_s),
+        "resources": resources.section(cell),
         "table": table(cell.rows, MAIN, f"Variants of {cell.name}"),
         "more": table(cell.rows, MORE, f"All other figures of {cell.name}"),
         "table_note": table_note(cell),

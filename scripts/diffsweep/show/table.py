@@ -13,6 +13,7 @@ class Column:
     """One column. show: value -> text; key: the summary's column; interval: whether low and high stand below.
 
     is_text: it holds words, not numbers; first: which way the first click sorts; why: row -> why a value is missing.
+    cell: row -> the whole cell, for a column that is more than a value.
     """
 
     head: str
@@ -23,6 +24,7 @@ class Column:
     is_text: bool = False
     first: str = "ascending"
     why: Callable[[Row], str] = lambda row: "not measured"
+    cell: "Callable[[Row], TableCell] | None" = None
 
 
 @dataclass(frozen=True)
@@ -80,10 +82,22 @@ def times(head: str, help_: str, key: str, **options) -> Column:
     return Column(head, help_, key, words.seconds, **options)
 
 
+def _verdict(row: Row) -> TableCell:
+    if not is_ok(row):
+        return TableCell(row["status"], "see Failures", kind=row["status"], sort=row["status"])
+    verdict = row.get("verdict")
+    if words.missing(verdict):
+        return TableCell(words.NOT_MEASURED, why="not measured", short="not measured")
+    sign = words.VERDICT_SIGNS.get(verdict, "")
+    return TableCell(
+        f"{sign} {verdict}", "A/A test" if is_baseline(row) else "", kind=verdict.replace(" ", "-"), sort=verdict
+    )
+
+
 NAME = Column(
     "variant", "what is compared; below it the one thing that changes against its parent", "variant", str, is_text=True
 )
-VERDICT = Column("speed", "verdict on the speed-up (METHOD.md)", "verdict", str, is_text=True)
+VERDICT = Column("speed", "verdict on the speed-up (METHOD.md)", "verdict", str, is_text=True, cell=_verdict)
 SPEEDUP = Column(
     "speed-up",
     "baseline time / variant time, from pairs of blocks, with its 95 % interval",
@@ -202,9 +216,9 @@ def _row(row: Row, columns: Sequence[Column]) -> TableRow:
 
 
 def _cell(row: Row, column: Column) -> TableCell:
+    if column.cell is not None:
+        return column.cell(row)
     value = row.get(column.key)
-    if column is VERDICT:
-        return _verdict(row)
     if words.missing(value):
         why = column.why(row) if is_ok(row) else why_missing(row)
         return TableCell(words.NOT_MEASURED, why=why, short=words.shorten(why, 28) if is_ok(row) else row["status"])
@@ -213,15 +227,3 @@ def _cell(row: Row, column: Column) -> TableCell:
     text = column.show(value)
     between = words.interval(row.get(f"{column.key}_low"), row.get(f"{column.key}_high"), column.show, text)
     return TableCell(text, between if column.interval else "", sort=repr(float(value)))
-
-
-def _verdict(row: Row) -> TableCell:
-    if not is_ok(row):
-        return TableCell(row["status"], "see Failures", kind=row["status"], sort=row["status"])
-    verdict = row.get("verdict")
-    if words.missing(verdict):
-        return TableCell(words.NOT_MEASURED, why="not measured", short="not measured")
-    sign = words.VERDICT_SIGNS.get(verdict, "")
-    return TableCell(
-        f"{sign} {verdict}", "A/A test" if is_baseline(row) else "", kind=verdict.replace(" ", "-"), sort=verdict
-    )

@@ -9,6 +9,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Mapping
+from datetime import date
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from diffsweep.sweep import models
 from diffsweep.sweep.environments import PROJECT
 
 SCHEMAS = PROJECT / "workflow" / "schemas"
+PRICES = "config/prices.yaml"
 
 # One thing that can change between a variant and its parent. Order is the order of the columns.
 AXES = ("engine", "precision", "compile", "scheduler", "steps", "guidance")
@@ -361,10 +363,34 @@ def read_targets(path: str, wanted: Iterable[str]) -> dict[str, dict]:
         check_name("targets", name)
         if name not in known:
             raise ConfigError(f"targets: there is no target {name!r} in {path}; {suggest(name, known)}")
-        targets[name] = {"name": name, **known[name]}
+        price = resolve_price(known[name]["price"], f"{path}: targets.{name}.price")
+        targets[name] = {"name": name, **known[name], "price": price}
         if targets[name]["threads"] == "all":
             targets[name]["threads"] = len(os.sched_getaffinity(0))
     return targets
+
+
+def resolve_price(given: str | Mapping, where: str, path: str = PRICES) -> dict:
+    """A target's price: what it says itself, or the entry of the prices file that it names. Raises ConfigError."""
+    if isinstance(given, Mapping):
+        return check_price(given, where)
+    document = read_yaml(PROJECT / path)
+    known = document.get("prices") if isinstance(document, dict) else None
+    if not isinstance(known, dict):
+        raise ConfigError(f"{path}: 'prices' is missing (a mapping from names to prices); add it")
+    if given not in known:
+        raise ConfigError(f"{where}: there is no price {given!r} in {path}; {suggest(given, known)}")
+    return check_price(known[given], f"{path}: prices.{given}")
+
+
+def check_price(price: Any, where: str) -> dict:
+    """A price that can be defended, with its defaults. Raises ConfigError."""
+    checked = validate(price, "price", where)
+    try:
+        date.fromisoformat(checked["date"])
+    except ValueError:
+        raise ConfigError(f"{where}.date: {checked['date']!r} is no day; give the day the price was read") from None
+    return checked
 
 
 def read_prompts(path: str) -> list[str]:
