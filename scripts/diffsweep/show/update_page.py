@@ -8,6 +8,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from diffsweep.analysis.comparison import NOT_PAIRED, Amount
+from diffsweep.analysis.stats import IMPROVED, REGRESSED
 from diffsweep.analysis.updates import Change, Comparison
 from diffsweep.show import style, update_plot, words
 from diffsweep.show import update_words as said
@@ -62,12 +63,13 @@ def _place(comparison: Comparison, place: tuple[str, str], svg: str) -> dict:
     anew = said.renewed(mine)
     return {
         "heading": " on ".join(place),
-        "noise": said.noise_words(comparison.thresholds[place]),
+        "noise": said.noise_words(comparison.thresholds[place], mine),
+        "notes": said.notes_of(anew),
         "svg": Markup(svg),
         "alt": f"Dots with intervals: the speed of {words.count(len(anew), 'variant')} before and now.",
         "rows": [_row(change) for change in anew],
         "others": [
-            (head, [(change.variant, change.note) for change in mine if change.kind == kind])
+            (head, said.named([change for change in mine if change.kind == kind]))
             for kind, head in said.KINDS.items()
             if any(change.kind == kind for change in mine)
         ],
@@ -84,10 +86,9 @@ def _row(change: Change) -> dict:
             _verdict(speed.verdict, NOT_PAIRED if speed.basis == NOT_PAIRED else "") if speed else same,
             {"text": said.ratio_words(speed), "kind": "", "below": said.sides_words(speed)} if speed else same,
             _verdict(quality.verdict, said.quality_words(quality)) if quality else same,
-            _amount(change.memory) if change.memory else same,
-            _amount(change.size),
+            _amount(change.memory, "spread") if change.memory else same,
+            _amount(change.size, ""),
         ],
-        "notes": said.notes_of(change),
     }
 
 
@@ -95,8 +96,10 @@ def _verdict(verdict: str, below: str) -> dict:
     return {"text": verdict, "kind": verdict.replace(" ", "-"), "below": below}
 
 
-def _amount(amount: Amount) -> dict:
-    return {"text": said.amount_words(amount), "kind": "", "below": amount.verdict or ""}
+def _amount(amount: Amount, noise: str) -> dict:
+    told = amount.verdict in (IMPROVED, REGRESSED)
+    below = f"within the {noise} of replicates" if noise and not told and amount.change else ""
+    return {"text": said.amount_words(amount), "kind": amount.verdict if told else "", "below": below}
 
 
 def _timed(comparison: Comparison, place: tuple[str, str]) -> list[Change]:
@@ -106,13 +109,13 @@ def _timed(comparison: Comparison, place: tuple[str, str]) -> list[Change]:
 def _picture(comparison: Comparison, place: tuple[str, str]) -> str:
     """The picture of one model on one target, as an SVG file's text."""
     frame = style.Frame(
-        said.headline(comparison),
+        said.speed_finding(_timed(comparison, place)),
         f"{' on '.join(place)}: {said.cause(comparison)}",
         "95 % intervals, from the variation between replicates. Filled: speed-ups over the same baseline, from pairs; "
         "hollow: latencies that were measured at different times, not paired.",
     )
     with style.use_style():
-        figure = update_plot.draw(_timed(comparison, place), comparison.thresholds[place], frame)
+        figure = update_plot.draw(_timed(comparison, place), frame)
         text = io.StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
     return text.getvalue()

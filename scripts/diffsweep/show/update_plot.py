@@ -19,8 +19,8 @@ NAME_IN = 1.75
 NUMBERS_IN = 4.3
 
 
-def draw(changes: Sequence[Change], threshold: float | None, frame: style.Frame) -> Figure:
-    """`changes`: those with a speed; `threshold`: the relative change below which nothing is claimed."""
+def draw(changes: Sequence[Change], frame: style.Frame) -> Figure:
+    """`changes`: those with a speed. Behind each row the band of changes within which nothing is claimed of it."""
     canvas = style.framed(frame, max(len(changes), 1) * ROW_IN + 0.85)
     comparable = [change for change in changes if change.speed.comparable]
     if not comparable:
@@ -32,12 +32,10 @@ def draw(changes: Sequence[Change], threshold: float | None, frame: style.Frame)
     axes.set_xlabel("speed relative to before (further right is faster)", labelpad=6)
     missing = {change.variant for change in changes if not change.speed.comparable}
     rows(axes, [change.variant for change in changes], grey=missing)
-    if threshold is not None:
-        axes.axvspan(1 / (1 + threshold), 1 + threshold, color=palette.FAINT, alpha=0.45, lw=0, zorder=1)
     axes.axvline(1, color=palette.MUTED, lw=1, zorder=1.5)
     for y, change in enumerate(changes):
         _draw_row(axes, y, change)
-    _draw_heads(axes, threshold)
+    _draw_heads(axes)
     return canvas.figure
 
 
@@ -64,6 +62,9 @@ def _draw_row(axes: Axes, y: int, change: Change) -> None:
         behind = {"facecolor": palette.PAPER, "edgecolor": "none", "pad": 1.5}
         axes.text(0.01, y, note, style="italic", color=palette.MUTED, bbox=behind, **left)
         return
+    if speed.limit is not None:
+        band = (1 / (1 + speed.limit), 1 + speed.limit)
+        axes.fill_betweenx([y - 0.5, y + 0.5], *band, color=palette.FAINT, alpha=0.45, lw=0, zorder=1)
     before, now = _sides(change)
     for (value, low, high), shift, shade in ((before, -0.13, palette.MUTED), (now, 0.13, colour)):
         if np.isfinite([low, high]).all():
@@ -78,7 +79,7 @@ def _draw_row(axes: Axes, y: int, change: Change) -> None:
         axes.text(beside(axes, 3.15), y + 0.2, "   not paired", color=palette.MUTED, **{**left, "size": 7.6})
 
 
-def _draw_heads(axes: Axes, threshold: float | None) -> None:
+def _draw_heads(axes: Axes) -> None:
     head = {"transform": axes.transAxes, "va": "bottom", "size": 8.6, "color": palette.MUTED}
     axes.text(beside(axes, 0.15), above(axes), "before → now", **head)
     axes.text(beside(axes, 1.5), above(axes), "now / before (95 %)", **head)
@@ -87,7 +88,6 @@ def _draw_heads(axes: Axes, threshold: float | None) -> None:
         Line2D([], [], color=palette.MUTED, marker="o", ms=5, lw=2, label="before"),
         Line2D([], [], color=palette.INK, marker="o", ms=5, lw=2, label="now"),
     ]
-    if threshold is not None:
-        label = f"within ±{words.percent(threshold)}: nothing is claimed"
-        handles.append(Patch(color=palette.FAINT, alpha=0.45, lw=0, label=label))
-    axes.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.1, borderpad=0.2)
+    handles.append(Patch(color=palette.FAINT, alpha=0.45, lw=0, label="within noise"))
+    place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.1, "borderpad": 0.2}
+    axes.legend(handles=handles, ncols=3, columnspacing=1.2, handlelength=1.6, **place)

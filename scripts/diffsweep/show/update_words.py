@@ -80,10 +80,22 @@ def difference_words(found: Difference, most: int = 5) -> str:
     return f"{found.subject}: {words.listing(list(found.changes), most)}"
 
 
-def noise_words(threshold: float | None) -> str:
+def noise_words(threshold: float | None, changes: Sequence[Change]) -> str:
+    """What a change of speed on one model and target must exceed."""
     if threshold is None:
         return "The noise is not known (an A/A test is missing in one of the states), so nothing is claimed of speed."
-    return f"Changes of speed under {words.percent(threshold)} are within the noise of the two states."
+    said = f"Changes of speed under {words.percent(threshold)} are within the noise of the two states"
+    unpaired = [change.speed.limit for change in changes if change.speed and change.speed.basis == NOT_PAIRED]
+    return f"{said}; those that are not paired count from {words.percent(unpaired[0])}." if unpaired else f"{said}."
+
+
+def speed_finding(changes: Sequence[Change]) -> str:
+    """ "Slower than before: onnxruntime (0.892×). Faster: openvino (1.10×)" """
+    parts = []
+    for verdict, head in ((REGRESSED, "Slower"), (IMPROVED, "Faster")):
+        found = [f"{c.variant} ({words.factor(c.speed.ratio.value)})" for c in changes if c.speed.verdict == verdict]
+        parts += [f"{head} than before: {words.listing(found)}"] if found else []
+    return ". ".join(parts) or "No variant is shown to be faster or slower than before"
 
 
 # --- one variant ----------------------------------------------------------------------------------------------------
@@ -152,24 +164,35 @@ def _labelled(comparison: Comparison) -> list[tuple[str, Mapping]]:
 
 
 def _place_lines(model: str, target: str, changes: Sequence[Change], threshold: float | None) -> list[str]:
-    lines = [f"{model} on {target}. {noise_words(threshold)}"]
+    lines = [f"{model} on {target}. {noise_words(threshold, changes)}"]
     anew = renewed(changes)
     if anew:
         lines += _aligned([HEADS, *(_line(change) for change in anew)])
-    lines += [f"  {change.variant}: {note}" for change in anew for note in notes_of(change)]
+    lines += [f"  {note}" for note in notes_of(anew)]
     for kind, head in KINDS.items():
-        others = [change for change in changes if change.kind == kind]
-        if others and any(change.note for change in others):
-            lines += [f"  {head}: {change.variant}" + (f" ({change.note})" if change.note else "") for change in others]
-        elif others:
-            lines.append(f"  {head}: {words.listing([change.variant for change in others], 12)}")
+        lines += [f"  {head}: {line}" for line in named([change for change in changes if change.kind == kind])]
     return lines
 
 
-def notes_of(change: Change) -> list[str]:
-    found = [speed_note(change.speed) if change.speed else "", change.note]
-    found.append(change.quality.why if change.quality and change.quality.why else "")
-    return [note for note in found if note]
+def named(changes: Sequence[Change]) -> list[str]:
+    """The variants in one line; a line each where there is a reason to tell."""
+    if not any(change.note for change in changes):
+        return [words.listing([change.variant for change in changes], 40)] if changes else []
+    return [f"{change.variant}: {change.note}" if change.note else change.variant for change in changes]
+
+
+def notes_of(changes: Sequence[Change]) -> list[str]:
+    """What must be known of some variants: the remark, and whom it is about."""
+    about: dict[str, list[str]] = {}
+    for change in changes:
+        notes = [
+            speed_note(change.speed) if change.speed else "",
+            change.note,
+            change.quality.why if change.quality else "",
+        ]
+        for note in filter(None, notes):
+            about.setdefault(note, []).append(change.variant)
+    return [f"{words.listing(names, 12)}: {note}" for note, names in about.items()]
 
 
 def _line(change: Change) -> tuple[str, ...]:
