@@ -88,6 +88,8 @@ def service_of(spec: Mapping) -> Service:
         guidance=variant["guidance"],
         schedulers=tuple(SCHEDULERS),
         limits=limits_of(spec),
+        variant=variant["name"],
+        artifact=spec["artifact"]["name"],
     )
 
 

@@ -32,7 +32,7 @@ Block = tuple[int, str, list[Planned]]  # number, role, requests
 
 def ask(replicate: Replicate, request: Planned, latency: RecordWriter, attempt: int = 1) -> LatencyRecord:
     """Make one request and write its record. Raises Failed when there is no image."""
-    reply = replicate.clients[request.role].generate(replicate.body_of(request))
+    reply = replicate.clients[request.role].generate(replicate.body_of(request), request.warmup)
     replicate.orders += 1
     record = latency_record(replicate.identity, request, replicate.orders, reply, attempt)
     latency.append(record)

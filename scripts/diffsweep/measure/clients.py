@@ -11,8 +11,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from diffsweep.serving.parsing import WARMUP_HEADER
+
 PATH = "/v1/images/generations"
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+HEADERS = {"Content-Type": "application/json"}
 
 
 @dataclass(frozen=True)
@@ -78,11 +81,15 @@ class Client:
             with suppress(OSError):  # it was closed already
                 connected.shutdown(socket.SHUT_RDWR)
 
-    def generate(self, body: bytes) -> Reply:
-        """Send one request and wait for the whole reply. Whatever goes wrong is in the reply; nothing is raised."""
+    def generate(self, body: bytes, warmup: bool = False) -> Reply:
+        """Send one request and wait for the whole reply. Whatever goes wrong is in the reply; nothing is raised.
+
+        warmup: what the server's /metrics shall count it as.
+        """
+        headers = {**HEADERS, WARMUP_HEADER: "true"} if warmup else HEADERS
         sent_unix_s, sent_s = time.time(), time.perf_counter()
         try:
-            self._connection.request("POST", PATH, body, {"Content-Type": "application/json"})
+            self._connection.request("POST", PATH, body, headers)
             response = self._connection.getresponse()
             first_byte_s = time.perf_counter()
             payload = response.read()

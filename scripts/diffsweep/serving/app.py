@@ -1,4 +1,4 @@
-"""The endpoint: openai's `POST /v1/images/generations` over one worker, plus `GET /health` and `GET /v1/models`.
+"""The endpoint: openai's `POST /v1/images/generations` over one worker; `GET /health`, `/v1/models` and `/metrics`.
 
 Bodies are parsed by hand (serving/parsing.py): pydantic would answer with a list of errors where a person wants one
 sentence. Errors have openai's form, so that its client shows the sentence.
@@ -10,9 +10,11 @@ import logging
 import time
 
 from fastapi import FastAPI, Request, Response
+from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
 
-from diffsweep.serving.parsing import BadRequest, Service, Wanted, parse_request
+from diffsweep.serving.metrics import Meter
+from diffsweep.serving.parsing import BadRequest, Service, Wanted, parse_request, read_warmup
 from diffsweep.serving.worker import Done, QueueFull, Worker
 
 log = logging.getLogger("diffsweep.serving")
@@ -20,18 +22,37 @@ log = logging.getLogger("diffsweep.serving")
 
 def create_app(service: Service, worker: Worker) -> FastAPI:
     app = FastAPI(title="diffsweep", openapi_url=None, docs_url=None, redoc_url=None)
+    meter = Meter(service)
     card = {"id": service.model, "object": "model", "created": int(time.time()), "owned_by": "diffsweep"}
 
     @app.post("/v1/images/generations")
     async def generations(request: Request) -> Response:
         received_s = time.perf_counter()
-        wanted = parse_request(await _body(request, service.limits.body_bytes), service)
-        done = await _result(request, worker, wanted)
-        return _json(reply(wanted, done, received_s))
+        warmup = False
+        meter.in_progress += 1
+        try:
+            warmup = read_warmup(request.headers)
+            wanted = parse_request(await _body(request, service.limits.body_bytes), service)
+            done = await _result(request, worker, wanted)
+            answer = reply(wanted, done, received_s)
+        except BadRequest as refused:
+            meter.refused(refused.status, warmup)
+            raise
+        finally:
+            meter.in_progress -= 1
+        response = _json(answer)
+        # Run when the last byte is sent, before the event loop turns to anything else.
+        response.background = BackgroundTask(meter.answered, answer["metrics"], len(done.images), warmup)
+        return response
 
     @app.get("/health")
     async def health() -> Response:
         return _json({"status": "ok"})
+
+    @app.get("/metrics")
+    async def metrics(request: Request) -> Response:
+        document, content_type = meter.exposition(request.headers.get("accept", ""))
+        return Response(document, headers={"Content-Type": content_type})
 
     @app.get("/v1/models")
     async def models() -> Response:

@@ -20,6 +20,10 @@ KNOWN = IGNORED | {
 }
 LARGEST_SEED = 2**63 - 1
 
+# A header says that a request is warm-up, not a field of the body: it must not change what is generated, and it is
+# known even of a request whose body is refused.
+WARMUP_HEADER = "Diffsweep-Warmup"
+
 
 class BadRequest(Exception):
     """A request that is refused. `message`: one sentence; `param`: the field; `code`: a word for programs."""
@@ -43,7 +47,10 @@ class Limits:
 
 @dataclass(frozen=True)
 class Service:
-    """What one server answers for: a model, the size it was converted for, and a variant's settings as defaults."""
+    """What one server answers for: a model, the size it was converted for, and a variant's settings as defaults.
+
+    variant, artifact: their names, for whoever watches the server.
+    """
 
     model: str
     width: int
@@ -53,6 +60,8 @@ class Service:
     guidance: float
     schedulers: tuple[str, ...]
     limits: Limits = Limits()
+    variant: str = ""
+    artifact: str = ""
 
     @property
     def size(self) -> str:
@@ -90,6 +99,14 @@ def parse_request(body: bytes, service: Service) -> Wanted:
         width=service.width,
         height=service.height,
     )
+
+
+def read_warmup(headers: Mapping[str, str]) -> bool:
+    """Whether a request says that it is warm-up, which /metrics counts apart. Raises BadRequest."""
+    word = headers.get(WARMUP_HEADER, "false")
+    if word not in ("true", "false"):
+        raise BadRequest(f"The header {WARMUP_HEADER} must be 'true' or 'false'; got {_short(word)}.")
+    return word == "true"
 
 
 def _fields(body: bytes) -> dict[str, Any]:
