@@ -3,6 +3,7 @@
 #   snakemake --cores all                                    the default sweep, config/config.yaml
 #   snakemake --cores all --configfile config/smoke.yaml     another sweep
 #   snakemake --cores all --config failed=retry              try again what failed
+#   snakemake --cores all arrivals                           also the highest rate within the objective, of each variant
 #
 # Paths: results/<sweep>/<model>/<target>/<variant>/<stage>, artifacts under results/artifacts/<model>/<artifact>/.
 import sys
@@ -25,6 +26,7 @@ include: "workflow/rules/common.smk"
 include: "workflow/rules/environments.smk"
 include: "workflow/rules/convert.smk"
 include: "workflow/rules/benchmark.smk"
+include: "workflow/rules/arrivals.smk"
 include: "workflow/rules/quality.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/calibration.smk"

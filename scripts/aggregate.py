@@ -2,6 +2,7 @@
 
 tables/capacity.csv    one row per model x target x variant x load level
 tables/cost.csv        one row per model x target x variant x operating point x market x utilisation
+tables/arrivals.csv    one row per run of the searches for the highest rate within the objective
 tables/latency.parquet one row per request, warm-up flagged, for the distributions
 tables/targets.json    per model and target: the A/A test, the noise floor, whether the host is fit; where the time went
 tables/inputs.json     the digest of every document that the tables were made from
@@ -19,6 +20,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from diffsweep.analysis import economy, latency, load, summary
+from diffsweep.analysis.arrivals import trial_rows
 from diffsweep.analysis.cells import Cell, read_cells
 from diffsweep.analysis.columns import put
 from diffsweep.analysis.places import each_cell
@@ -34,8 +36,9 @@ TEXT = """
     price_instance price_region price_date energy_reason gpu_clock_events not_offered
 """
 WHOLE = """
-    steps replicates replicate requests errors block order seed images warmup disturbed_blocks repeated_pairs defects
-    identical_images memory_bytes device_memory_bytes peak_memory_bytes artifact_bytes build_peak_memory_bytes
+    steps replicates replicate trial requests errors block order seed images warmup disturbed_blocks repeated_pairs
+    defects arrivals_runs identical_images memory_bytes device_memory_bytes peak_memory_bytes artifact_bytes
+    build_peak_memory_bytes
 """
 YES_NO = ("compile", "baseline", "valid", "is_warmup", "pareto_", "beaten_")
 
@@ -49,7 +52,8 @@ def main() -> None:
         sys.exit(f"aggregate: {options.plan} and the results do not fit: {type(error).__name__}: {error}")
     rows = summary.summarise(plan, cells)
     tables = options.out / "tables"
-    write_table(tables / "capacity.csv", list(capacity_rows(cells)))
+    write_table(tables / "capacity.csv", list(capacity_rows(cells, plan["protocol"].get("objective_s"))))
+    write_table(tables / "arrivals.csv", [{**names(c), **row} for c in cells for row in trial_rows(c.arrivals)])
     write_table(tables / "latency.parquet", list(latency_rows(cells)))
     write_table(tables / "cost.csv", list(economy.cost_rows(plan, rows)))
     write_json(tables / "targets.json", targets_of(plan, cells, rows))
@@ -82,19 +86,20 @@ def names(cell: Cell) -> dict:
     return {"model": cell.model, "target": cell.target, "variant": cell.name}
 
 
-def capacity_rows(cells: Sequence[Cell]) -> Iterator[dict]:
+def capacity_rows(cells: Sequence[Cell], objective_s: float | None = None) -> Iterator[dict]:
     for cell in cells:
-        levels = load.levels_of([r.capacity for r in cell.replicates])
-        best = load.sustained(levels)
+        levels = load.levels_of([r.capacity for r in cell.replicates], objective_s)
+        best, knee = load.sustained(levels), load.knee(levels)
         for level in levels:
             row = {**names(cell), "clients": level.clients}
             for field, value in asdict(level).items():
-                if field in ("images_per_s", "requests_per_s", "latency_p95_s"):
+                if field in ("images_per_s", "requests_per_s", "goodput_images_per_s", "latency_p95_s"):
                     put(row, field, Estimate(**value) if value else None)
                 elif field != "clients":
                     row[field] = value
             row["server_cpu_cores"] = cpu_cores(cell, level.clients)
-            yield {**row, "reason": level.reason or None, "is_sustained": level is best}
+            marks = {"is_sustained": level is best, "is_knee": level is knee}
+            yield {**row, "reason": level.reason or None, **marks}
 
 
 def cpu_cores(cell: Cell, clients: float) -> float | None:

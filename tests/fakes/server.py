@@ -72,6 +72,10 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
+class Server(ThreadingHTTPServer):
+    request_queue_size = 256  # as many connections at once as an open loop makes
+
+
 def say_ready(path: str, **document: object) -> None:
     with open(f"{path}.partial", "w") as file:
         json.dump(document, file)
@@ -92,7 +96,7 @@ def main() -> None:
     if "problem" in Handler.artifact:
         say_ready(options.ready, problem=Handler.artifact["problem"], status=Handler.artifact["status"])
         sys.exit(1)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = Server(("127.0.0.1", 0), Handler)
     say_ready(options.ready, port=server.server_address[1], pid=os.getpid(), load_s=0.0)
     server.serve_forever(poll_interval=3600)
 

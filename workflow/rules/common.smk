@@ -212,6 +212,33 @@ def calibration_code(wildcards):
     return engine_code(*programs, engines=[find_variant(PLAN, BASELINE)["engine"]])
 
 
+# --- arrivals --------------------------------------------------------------------------------------------------------
+
+
+def arrivals_params(wildcards):
+    attempts = attempt(cell_path("arrivals.json").format(**wildcards))
+    names = (wildcards.model, wildcards.target, wildcards.variant)
+    return as_param(specs.arrivals_spec(PLAN, *names, attempts))
+
+
+def arrivals_code(wildcards):
+    return engine_code("arrivals.py", "serve.py", engines=[variant_engine(wildcards)])
+
+
+def unloaded_latencies(wildcards):
+    """Where the objective comes from when the config gives none: the same for all variants."""
+    if "objective_s" in PLAN["protocol"]:
+        return []
+    path = cell_path("replicate-{replicate}/latency.jsonl")
+    return expand(path, model=wildcards.model, target=wildcards.target, variant=BASELINE, replicate=REPLICATES)
+
+
+def found_arrivals():
+    """The searches that the tables take: those that were made, or all when they are asked for."""
+    asked = "arrivals" in getattr(workflow.dag_settings, "targets", ())
+    return [path for path in cells("arrivals.json") if asked or os.path.exists(path)]
+
+
 # --- quality ---------------------------------------------------------------------------------------------------------
 
 

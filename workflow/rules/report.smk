@@ -29,6 +29,7 @@ rule aggregate:
         plan=sweep_path("plan.json"),
         manifests=all_manifests(),
         replicates=all_replicates(),
+        arrivals=found_arrivals(),
         quality=cells("quality.json"),
     output:
         csv=sweep_path("summary.csv"),

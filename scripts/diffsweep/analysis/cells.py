@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from diffsweep.analysis.arrivals import Arrivals, read_arrivals
 from diffsweep.engines import ENGINES
 from diffsweep.measure import records
 from diffsweep.measure.records import CapacityRecord, LatencyRecord, ResourceSample
@@ -43,6 +44,7 @@ class Cell:
 
     endings: how the stages ended, in their order. quality is kept after a failure, since it counts the defects. export:
     the manifest of the ONNX that the artifact was made from, None for an engine that needs none.
+    arrivals: None where no highest rate was searched, which is no stage of every sweep.
     """
 
     model: str
@@ -54,6 +56,7 @@ class Cell:
     images: Mapping | None
     quality: Mapping | None
     export: Mapping | None = None
+    arrivals: Arrivals | None = None
 
     @property
     def name(self) -> str:
@@ -96,6 +99,7 @@ def read_cell(plan: Mapping, model: str, target: str, variant: Mapping, folder: 
         images=images if images_ending.status == OK else None,
         quality=quality,
         export=exported if from_onnx and export_ending.status == OK else None,
+        arrivals=read_arrivals(folder),
     )
 
 

@@ -22,9 +22,9 @@ class CellPlace:
 
     @property
     def documents(self) -> list[Path]:
-        """The JSON documents of its stages."""
+        """The JSON documents of its stages; the last one is there only where the highest rate was searched."""
         measured = [folder / "replicate.json" for folder in self.replicates]
-        return [*measured, self.folder / "images.json", self.folder / "quality.json"]
+        return [*measured, *(self.folder / f"{stage}.json" for stage in ("images", "quality", "arrivals"))]
 
 
 def each_cell(plan: Mapping, results: Path, artifacts: Path) -> Iterator[CellPlace]:

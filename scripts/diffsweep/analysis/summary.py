@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from diffsweep.analysis import cost, economy, latency, load, pareto, stats
+from diffsweep.analysis.arrivals import arrivals_fields
 from diffsweep.analysis.cells import OK, Cell
 from diffsweep.analysis.columns import Row, estimate_in, fid_margin, put, quality_fields
 from diffsweep.analysis.resources import resource_fields
@@ -90,6 +91,7 @@ def row_of(plan: Mapping, cell: Cell, reference: Reference) -> Row:
         **latency_fields(cell),
         **speedup_fields(plan, cell, reference),
         **capacity_fields(plan, cell, reference),
+        **arrivals_fields(cell.arrivals),
         **artifact_fields(cell),
         **quality_fields(cell.quality or {}, reference.fid_margin),
         **useful_fields(cell),
@@ -97,7 +99,8 @@ def row_of(plan: Mapping, cell: Cell, reference: Reference) -> Row:
     row |= resource_fields(cell, row["sustained_clients"])
     price, _ = price_of(plan["targets"][cell.target])
     row |= economy.economy_fields(cell, row, price, reference.economy)
-    row["warnings"] = "; ".join(row.pop("latency_warnings") + row.pop("capacity_warnings"))
+    told = [row.pop(f"{part}_warnings") for part in ("latency", "capacity", "arrivals")]
+    row["warnings"] = "; ".join(sum(told, []))
     return row
 
 
@@ -181,10 +184,12 @@ def speedup_fields(plan: Mapping, cell: Cell, reference: Reference) -> Row:
 
 def capacity_fields(plan: Mapping, cell: Cell, reference: Reference) -> Row:
     records = [r.capacity for r in cell.replicates]
-    levels = load.levels_of(records)
+    levels = load.levels_of(records, plan["protocol"].get("objective_s"))
     level = load.sustained(levels)
     rate = level.images_per_s if level else None
+    knee, full = load.knee(levels), load.at_capacity(levels)
     row: Row = {"sustained_clients": level.clients if level else None}
+    row |= {"knee_clients": knee.clients if knee else None, "saturation_clients": full[-1].clients if full else None}
     put(row, "images_per_s", rate)
     put(row, "requests_per_s", level.requests_per_s if level else None)
     # Not from pairs: the two throughputs were measured at different times, and the interval says so.
@@ -195,8 +200,7 @@ def capacity_fields(plan: Mapping, cell: Cell, reference: Reference) -> Row:
         per_hour = getattr(price, f"{market}_per_hour") if price else None
         row[f"usd_per_hour_{market}"] = per_hour
         put(row, f"usd_per_1000_images_{market}", cost.usd_per_1000_images(per_hour, rate))
-    invalid = [f"load by {each.clients:g} clients is not valid: {each.reason}" for each in levels if not each.valid]
-    row["capacity_warnings"] = invalid + load.warnings(level) + refused
+    row["capacity_warnings"] = load.warnings(levels) + refused
     return row
 
 

@@ -7,7 +7,7 @@ not read, and neither published nor bundled.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -155,6 +155,16 @@ def check_cell(cell: CellPlace, findings: Findings) -> None:
         check_input(path, quality, "images", cell.folder / "images.json", findings)
         check_input(path, quality, "baseline", cell.baseline_folder / "images.json", findings)
         check_files(cell.folder, quality.get("files", {}), findings)
+    if (cell.folder / "arrivals.json").exists():
+        check_arrivals(cell, findings)
+
+
+def check_arrivals(cell: CellPlace, findings: Findings) -> None:
+    path = cell.folder / "arrivals.json"
+    notes = read_document(path, findings)
+    if notes is not None:
+        check_input(path, notes, "artifact", cell.manifest, findings)
+        check_measured(cell.folder, notes, {"arrivals.jsonl": read_capacity}, findings)
 
 
 def check_replicate(cell: CellPlace, folder: Path, findings: Findings) -> None:
@@ -164,11 +174,16 @@ def check_replicate(cell: CellPlace, folder: Path, findings: Findings) -> None:
         return
     check_input(path, notes, "artifact", cell.manifest, findings)
     check_input(path, notes, "baseline", cell.baseline_manifest, findings)
+    check_measured(folder, notes, {**READERS, "resources.jsonl": read_resources}, findings)
+
+
+def check_measured(folder: Path, notes: Mapping, readers: Mapping[str, Callable], findings: Findings) -> None:
+    """Are the records of a job the ones that it made, and whole? readers: by file name."""
     check_files(folder, notes.get("files", {}), findings)
-    for name, read in {**READERS, "resources.jsonl": read_resources}.items():
+    for name, read in readers.items():
         try:
             records = read(folder / name)
-            if name in READERS:  # a sample does not say whose it is
+            if read is not read_resources:  # a sample does not say whose it is
                 check_records(folder / name, records, notes, findings)
         except FileNotFoundError:
             continue  # told above

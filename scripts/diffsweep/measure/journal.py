@@ -23,6 +23,7 @@ PHASES = {
     "warmup": "warming up",
     "latency": "measuring latency",
     "capacity": "measuring capacity",
+    "arrivals": "searching the highest rate",
     "stop": "stopping the servers",
     "done": "writing the last notes",
 }

@@ -1,14 +1,19 @@
-"""The capacity part of a replicate: every load level against the variant's server, and what the server used for it."""
+"""The capacity part of a replicate: load levels against the variant's server, and what the server used for each.
+
+The levels are those of the protocol where it lists some; otherwise clients double until the knee is passed.
+"""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
-from diffsweep.measure import monitor
+from diffsweep.measure import monitor, ramp
 from diffsweep.measure.capacity import Completion, run_level, summarise_level
 from diffsweep.measure.clients import Client
 from diffsweep.measure.journal import Replicate
 from diffsweep.measure.pairing import Planned
 from diffsweep.measure.records import CapacityRecord, RecordWriter
+from diffsweep.measure.servers import Server
 from diffsweep.sweep.outcomes import Failed
 
 # Errors under load that say the server is broken; 429 only says that it is full.
@@ -16,36 +21,73 @@ BROKEN = ("connection", "timeout", "garbage", "http 5")
 
 
 def run_load(replicate: Replicate, requests: Sequence[Planned], capacity: RecordWriter) -> None:
-    """Every load level of the protocol against the variant's server, by its measured requests. Raises Failed."""
+    """All load levels against the variant's server, by its measured requests. Raises Failed."""
     replicate.enter("capacity")
     bodies = [replicate.body_of(r) for r in requests if r.role == "variant" and not r.warmup]
     replicate.clients.pop("variant").close()
     server = replicate.sides["variant"]
     watched = {server.name: server.processes}
     noted: list[dict] = []
-    for level in replicate.spec["protocol"]["levels"]:
+    while True:
+        level, ended = next_level(replicate.spec["protocol"], noted)
+        if level is None:
+            break
         noted.append(_run_level(replicate, level, bodies, capacity, watched))
         replicate.note_usage(watched)
         replicate.note(levels=noted)
         _say_level(replicate, noted[-1])
-        broken = [kind for kind in noted[-1]["errors"] if kind.startswith(BROKEN)]
-        if broken:
-            server.check_soon()
-            raise Failed(f"the variant's server failed under load of {level} clients: {noted[-1]['first_error']}")
+        raise_if_broken(server, noted[-1]["errors"], noted[-1]["first_error"], f"load of {level} clients")
+    replicate.note(ramp_ended=ended)
+    replicate.say(f"no more load: {ended}")
+
+
+def next_level(protocol: Mapping, noted: Sequence[Mapping]) -> tuple[int | None, str]:
+    """(clients of the next level, ""), or (None, why there is none)."""
+    levels = protocol.get("levels")
+    if levels is None:
+        steps = [ramp.step_of(level) for level in noted]
+        return ramp.next_clients(steps, protocol["max_clients"], protocol.get("objective_s"))
+    return (levels[len(noted)], "") if len(noted) < len(levels) else (None, "the protocol lists no more levels")
+
+
+def raise_if_broken(server: Server, errors: Mapping, first_error: str | None, when: str) -> None:
+    """Raise Failed when the errors say that the server is no longer one; `when`: what it was under."""
+    if any(kind.startswith(BROKEN) for kind in errors):
+        server.check_soon()
+        raise Failed(f"the {server.name}'s server failed under {when}: {first_error}")
+
+
+@contextmanager
+def connected(server: Server, count: int, timeout_s: float) -> Iterator[list[Client]]:
+    """So many clients with open connections. Raises Failed when the server takes none."""
+    clients = [Client(server.ready["port"], timeout_s) for _ in range(count)]
+    try:
+        for client in clients:
+            _connect(client, server)
+        yield clients
+    finally:
+        for client in clients:
+            client.close()
+
+
+def _connect(client: Client, server: Server) -> None:
+    try:
+        client.connect()
+    except OSError as error:
+        server.check_soon()
+        raise Failed(f"the {server.name}'s server accepts no connections: {error}") from error
 
 
 def _run_level(
     replicate: Replicate, level: int, bodies: Sequence[bytes], capacity: RecordWriter, watched: Mapping
 ) -> dict:
     server = replicate.sides["variant"]
-    clients = [Client(server.ready["port"], replicate.spec["request_timeout_s"]) for _ in range(level)]
-    for client in clients:
-        client.connect()
-    started_unix_s, before = time.time(), monitor.usage(watched)
-    completions = run_level(clients, bodies, replicate.spec["protocol"]["requests_per_level"])
-    used = monitor.between(before, monitor.usage(watched))
-    for client in clients:
-        client.close()
+    # One request a client at least: a server that batches answers them in rounds.
+    measured = max(replicate.spec["protocol"]["requests_per_level"], level)
+    with connected(server, level, replicate.spec["request_timeout_s"]) as clients:
+        started_unix_s, before = time.time(), monitor.usage(watched)
+        completions = run_level(clients, bodies, measured)
+        used = monitor.between(before, monitor.usage(watched))
     for completion in completions:
         capacity.append(capacity_record(replicate.identity, level, completion))
     details = [f"{c.error}: {c.detail}" for c in completions if c.error is not None]

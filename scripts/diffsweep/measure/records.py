@@ -62,7 +62,8 @@ class CapacityRecord:
     """One request under load. scenario: "steps" (closed loop) or "arrivals" (open loop); level: clients or requests/s.
 
     sent_s and done_s count from the start of the level; scheduled_s is null in a closed loop, where nothing is
-    scheduled. steady: completed inside the window that throughput is taken from. images: how many came back.
+    scheduled. steady: completed inside the window that throughput is taken from. images: how many came back. trial:
+    which run of the search for the highest rate, from 1; null in a closed loop.
     """
 
     schema: int
@@ -81,6 +82,7 @@ class CapacityRecord:
     replicate: int
     client: int
     steady: bool
+    trial: int | None = None
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ class Cell:
 
     rows: its lines of the summary in the plan's order, None where not measured. requests: its successful measured
     requests, a line each (tables/latency.parquet: variant, role, replicate, e2e_s, sent_unix_s). levels: a line per
-    variant and load level (tables/capacity.csv). host: its entry in tables/targets.json. folder: results/<sweep>.
+    variant and load level (tables/capacity.csv). host: its entry in tables/targets.json. folder: results/<sweep>. runs:
+    a line per run of an open loop (tables/arrivals.csv).
     """
 
     plan: Mapping[str, Any]
@@ -32,6 +33,7 @@ class Cell:
     levels: pd.DataFrame
     host: Mapping[str, Any] = field(default_factory=dict)
     folder: Path = Path()
+    runs: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
     def baseline(self) -> Row | None:
@@ -60,7 +62,7 @@ def read_cells(results: Path) -> list[Cell]:
     plan = read_json(results / "plan.json")
     rows = pyarrow.parquet.read_table(results / "summary.parquet").to_pylist()
     requests = read_requests(results / "tables" / "latency.parquet")
-    levels = pd.read_csv(results / "tables" / "capacity.csv") if any_line(results / "tables" / "capacity.csv") else None
+    levels, runs = (read_table(results / "tables" / f"{name}.csv") for name in ("capacity", "arrivals"))
     hosts = {(host["model"], host["target"]): host for host in read_json(results / "tables" / "targets.json")}
     return [
         Cell(
@@ -72,15 +74,16 @@ def read_cells(results: Path) -> list[Cell]:
             of_cell(levels, model, target),
             hosts.get((model, target), {}),
             results,
+            of_cell(runs, model, target),
         )
         for model in plan["models"]
         for target in plan["targets"]
     ]
 
 
-def any_line(path: Path) -> bool:
-    """A table of a sweep in which nothing was measured has no columns either."""
-    return bool(path.read_text(encoding="utf-8").strip())
+def read_table(path: Path) -> pd.DataFrame | None:
+    """A table; None where nothing was measured for it, which leaves it without columns, or it is not there."""
+    return pd.read_csv(path) if path.exists() and path.read_text(encoding="utf-8").strip() else None
 
 
 def read_requests(path: Path) -> pd.DataFrame | None:

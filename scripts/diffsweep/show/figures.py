@@ -13,6 +13,7 @@ from diffsweep.show import (
     comparison_plot,
     cost_plot,
     costs,
+    curve_plot,
     image_grid,
     latency_plot,
     pareto_plot,
@@ -53,22 +54,16 @@ def pictures(cell: Cell) -> Iterator[Picture]:
     yield _speedups(cell)
     yield _clocks(cell)
     yield _throughput(cell)
+    yield _curves(cell)
     yield _costs(cell)
     yield _images(cell)
 
 
 def names(variants: int) -> list[str]:
     """The names of the pictures of a sweep with so many variants."""
-    return [
-        *PARETO,
-        *(["comparison"] if variants == 2 else []),
-        "latency",
-        "speedup",
-        "clocks",
-        "throughput",
-        "cost",
-        "images",
-    ]
+    compared = ["comparison"] if variants == 2 else []
+    loaded = ["throughput", "latency-throughput", "cost"]
+    return [*PARETO, *compared, "latency", "speedup", "clocks", *loaded, "images"]
 
 
 # --- fronts ---------------------------------------------------------------------------------------------------------
@@ -247,6 +242,35 @@ def _throughput(cell: Cell) -> Picture:
     frame = _frame(cell, sentences.throughput(cell.rows), subtitle)
     alt = f"Small line plots: images per second by number of clients, of {words.count(len(loads), 'variant')}."
     return Picture("throughput", "load", throughput_plot.draw(loads, frame), frame, alt)
+
+
+LEVELS = ("clients", "images_per_s", "latency_mean_s", "latency_p95_s", "latency_max_s", "valid")
+RUNS = ("rate_per_s", "latency_p95_s", "is_within")
+
+
+def _curves(cell: Cell) -> Picture:
+    curves = []
+    for row in cell.rows:
+        name = row["variant"] if is_ok(row) else None
+        levels = cell.levels[cell.levels["variant"] == name].sort_values("clients")
+        levels = levels[levels["images_per_s"].notna()] if len(levels) else levels
+        runs = cell.runs[(cell.runs["variant"] == name) & cell.runs["valid"].astype(bool)] if len(cell.runs) else []
+        curves.append(
+            curve_plot.Curve(
+                row["variant"],
+                row["engine"],
+                levels[list(LEVELS)].to_numpy(float) if len(levels) else np.empty((0, len(LEVELS))),
+                runs[list(RUNS)].to_numpy(float) if len(runs) else np.empty((0, len(RUNS))),
+                *(triple(row, column)[0] if is_ok(row) else np.nan for column in ("knee_clients", "objective_s")),
+                triple(row, "rate_within_objective_images_per_s"),
+                why_missing(row),
+                is_baseline(row),
+            )
+        )
+    subtitle = f"{cell.name}: what a request waits for at each load, from few clients to many"
+    frame = _frame(cell, sentences.curves(cell.rows), subtitle)
+    alt = f"Small line plots: latency against images per second, of {words.count(len(curves), 'variant')}."
+    return Picture("latency-throughput", "load", curve_plot.draw(curves, frame), frame, alt)
 
 
 def _costs(cell: Cell) -> Picture:

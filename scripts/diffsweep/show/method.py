@@ -33,7 +33,13 @@ def method(cells: Sequence[Cell]) -> Facts:
     plan = cells[0].plan
     facts = [("Latency", _latency(plan)), ("Intervals", _intervals()), ("Verdicts", _verdicts())]
     facts += [(_about("Noise floor", cell, cells), _noise(cell)) for cell in cells]
-    facts += [("Load", _load(plan)), *_costs(cells), ("Images", _images(plan)), ("Quality verdict", _quality(plan))]
+    facts += [
+        ("Load", _load(plan)),
+        *_arrivals(cells),
+        *_costs(cells),
+        ("Images", _images(plan)),
+        ("Quality verdict", _quality(plan)),
+    ]
     return facts
 
 
@@ -91,12 +97,38 @@ def _noise(cell: Cell) -> str:
 
 def _load(plan: Mapping) -> str:
     p = plan["protocol"]
-    levels = words.listing([f"{level:g}" for level in p.get("levels", [])], 9)
+    listed = words.listing([f"{level:g}" for level in p.get("levels", [])], 9)
+    climbed = f"""
+        1, 2, 4, ... clients (at most {p.get("max_clients", "?")}), in each replicate until two levels in turn raised
+        the throughput by less than 3 %; a level that most replicates did not reach is not used
+    """
     return _one_line(f"""
-        Closed loop with {levels} clients, {p.get("requests_per_level", "?")} requests a level after the
-        ramp-up. A level is valid when errors stay under 1 % and Little's law holds within 3 %; the best valid
-        level is the sustained throughput.
+        Closed loop with {f"{listed} clients" if listed else climbed}; {p.get("requests_per_level", "?")} requests a
+        level after the ramp-up, at least one a client. A level is valid when errors stay under 1 %, Little's law holds
+        within 3 %, and three windows agree within 10 %, their own noise allowed for. The best valid level is the
+        sustained throughput; the knee is the first level whose interval reaches 97 % of it.
     """)
+
+
+def _arrivals(cells: Sequence[Cell]) -> Facts:
+    """How the highest rates were searched, where any was."""
+    settings = cells[0].plan.get("arrivals") or {}
+    objectives = [
+        row["objective_s"] for cell in cells for row in cell.rows if not words.missing(row.get("objective_s"))
+    ]
+    if not objectives:
+        return []
+    multiple = f"{settings.get('objective_multiple', 0):g} times the baseline's unloaded latency"
+    origin = "given in the config" if cells[0].plan["protocol"].get("objective_s") else multiple
+    text = f"""
+        Open loop: Poisson arrivals on a fixed schedule, latency from the scheduled time, whatever the server does. The
+        objective, {words.seconds(objectives[0])} ({origin}), is the same for all variants of a target. The highest rate
+        is bracketed and bisected to {words.percent(settings.get("tolerance"))}; two runs agree that it is within and
+        two that the next is over. Within: P95 within the objective and errors under 1 %. A run is not valid when the
+        client sent 1 % of its requests late by over {words.percent(settings.get("lateness"))} of the service time.
+        One server process.
+    """
+    return [("Arrivals", _one_line(text))]
 
 
 def _costs(cells: Sequence[Cell]) -> Facts:

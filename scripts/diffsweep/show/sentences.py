@@ -131,6 +131,29 @@ def throughput(rows: Sequence[Row]) -> str:
     return f"{said}, where {baseline['variant']} makes {words.number(baseline['images_per_s'])}"
 
 
+def curves(rows: Sequence[Row]) -> str:
+    """The highest rates within the objective where they were searched; otherwise where the knees lie."""
+    rate = "rate_within_objective_images_per_s"
+    known = measured(rows, rate, "objective_s")
+    if known:
+        best = max(known, key=lambda r: r[rate])
+        said = f"Of requests that come by chance, {best['variant']} takes up to {words.number(best[rate])} images/s"
+        return f"{said} with P95 within {words.seconds(best['objective_s'])}{_where_baseline(known, best, rate)}"
+    knees = [row["knee_clients"] for row in measured(rows, "knee_clients")]
+    if not knees:
+        return "No knee was reached: more clients still meant more images per second"
+    at = f"{min(knees):g}" if min(knees) == max(knees) else f"{min(knees):g} to {max(knees):g}"
+    clients = "client" if at == "1" else "clients"
+    return f"One server is full with {at} {clients} at once; more only wait longer"
+
+
+def _where_baseline(known: Sequence[Row], best: Row, column: str) -> str:
+    baseline = next((row for row in known if is_baseline(row)), None)
+    if baseline is None or baseline is best:
+        return ""
+    return f", {baseline['variant']} {words.number(baseline[column])}"
+
+
 def images(rows: Sequence[Row]) -> str:
     judged = [row for row in measured(rows, "quality_verdict") if not is_baseline(row)]
     if not judged:

@@ -176,6 +176,17 @@ MORE = (
         "CLIP change", "CLIP score minus the baseline's, in pairs", "clip_difference", signed, True, why=not_compared
     ),
     Column("FID change", "FID minus the baseline's, in pairs", "fid_difference", signed, True, why=not_compared),
+    Column(
+        "images/s in time",
+        "the highest rate of requests that come by chance with P95 within the objective",
+        "rate_within_objective_images_per_s",
+        words.number,
+        True,
+        first="descending",
+        why=lambda row: "see `snakemake arrivals`",
+    ),
+    Column("goodput", "images per second within the objective at that rate", "goodput_images_per_s"),
+    Column("knee", "clients at once from which on throughput does not rise", "knee_clients", words.fixed(0)),
     Column("SSIM", "median similarity to the baseline's images; below: the worst 5 %", "ssim_median", words.fixed(3)),
     Column("PSNR, dB", "median against the baseline's images", "psnr_db_median", words.fixed(1)),
     Column(

@@ -421,7 +421,10 @@ def make_plan(config: Mapping) -> dict:
         "targets": read_targets(settings["targets_file"], settings["targets"]),
         "baseline": settings["baseline"],
         "variants": variants,
-        **{key: settings[key] for key in ("protocol", "quality", "conversion", "calibration", "limits", "gate")},
+        **{
+            key: settings[key]
+            for key in ("protocol", "arrivals", "quality", "conversion", "calibration", "limits", "gate")
+        },
     }
 
 

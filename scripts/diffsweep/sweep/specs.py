@@ -58,7 +58,9 @@ def convert_spec(plan: Mapping, model: str, artifact: str, source_digest: str, a
 def benchmark_spec(plan: Mapping, model: str, target: str, variant: str, replicate: int, attempt: int = 0) -> dict:
     """One replicate of one variant, paired with the baseline."""
     ours, baseline = find_variant(plan, variant), find_variant(plan, plan["baseline"])
-    protocol = {k: v for k, v in plan["protocol"].items() if k not in ("preset", "replicates", "prompts")}
+    # What ends the ramp decides nothing where the levels are listed.
+    unused = ("max_clients", "objective_s") if "levels" in plan["protocol"] else ()
+    protocol = {k: v for k, v in plan["protocol"].items() if k not in ("preset", "replicates", "prompts", *unused)}
     return {
         "model": plan["models"][model],
         "target": {k: plan["targets"][target][k] for k in ("name", "device", "threads")},  # not its price
@@ -92,6 +94,23 @@ def calibration_spec(plan: Mapping, model: str, target: str) -> dict:
 
 def _scenario(name: str, slowdown: float, disturbed: bool, replicates: int) -> dict:
     return {"name": name, "slowdown": slowdown, "disturbed": disturbed, "replicates": replicates}
+
+
+def arrivals_spec(plan: Mapping, model: str, target: str, variant: str, attempt: int = 0) -> dict:
+    """The search for the highest rate of one variant; by one server, so there is one replicate."""
+    ours = find_variant(plan, variant)
+    return {
+        "model": plan["models"][model],
+        "target": {k: plan["targets"][target][k] for k in ("name", "device", "threads")},
+        "variant": axes_of(ours),
+        "variant_artifact": artifact_of(plan, ours, target),
+        "environments": {"variant": ours["engine"]},
+        "replicate": 1,
+        "protocol": {k: plan["protocol"].get(k) for k in ("distinct_prompts", "warmup", "objective_s")},
+        "arrivals": plan["arrivals"],
+        "prompts": _suite(plan["protocol"]["prompts"], plan["protocol"]["distinct_prompts"]),
+        "attempt": attempt,
+    }
 
 
 def images_spec(plan: Mapping, model: str, target: str, variant: str, attempt: int = 0) -> dict:
@@ -132,6 +151,7 @@ def limits_of(plan: Mapping) -> dict[str, dict]:
     return {
         "convert": {"timeout_s": limits["convert_s"]},
         "benchmark": {"timeout_s": limits["replicate_s"], "request_timeout_s": limits["request_s"]},
+        "arrivals": {"timeout_s": limits["arrivals_s"], "request_timeout_s": limits["request_s"]},
         "images": {"timeout_s": limits["images_s"]},
         "score": {"timeout_s": limits["score_s"]},
     }

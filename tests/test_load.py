@@ -1,0 +1,451 @@
+"""Load to saturation: the ramp, a level's validity, the knee; open-loop arrivals, the search for the highest rate."""
+
+import json
+import re
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import queueing
+import synthetic
+from conftest import snakemake
+from diffsweep.analysis import load, summary
+from diffsweep.analysis.arrivals import arrivals_of, rate_estimate, read_arrivals
+from diffsweep.analysis.cells import read_cells
+from diffsweep.analysis.stats import Estimate
+from diffsweep.measure import arrivals, capacity, ramp
+from diffsweep.measure.arrivals import Limits
+from diffsweep.measure.clients import Client, request_body
+from diffsweep.measure.records import CapacityRecord, read_capacity
+from diffsweep.measure.search import bracket_of, next_rate, search
+from test_measure import FAKE_SERVER, PROJECT, Job, spec_of, wait_for
+
+# --- the ramp ---
+
+
+def climbed(rates, *, maximum=64, objective_s=None, noise=0.0, errors=(), p95_s=()) -> tuple[list[int], str]:
+    """The levels that a ramp runs when its levels have these throughputs, and why it ends."""
+    steps: list[ramp.Step] = []
+    while True:
+        clients, reason = ramp.next_clients(steps, maximum, objective_s)
+        if clients is None:
+            return [step.clients for step in steps], reason
+        i = len(steps)
+        share = 0.5 if clients in errors else 0.0
+        steps.append(ramp.Step(clients, rates[i], noise, share, dict(enumerate(p95_s)).get(i)))
+
+
+def test_a_server_that_is_full_with_one_client_is_asked_by_two_more_levels():
+    assert climbed([2.0, 2.01, 2.0]) == ([1, 2, 4], "the last 2 levels raised the throughput by less than 3 %")
+
+
+def test_the_ramp_goes_on_while_a_level_out_of_two_gains():
+    levels, reason = climbed([1, 1.8, 3, 4, 4.05, 4.3, 4.31, 4.32])
+    assert levels == [1, 2, 4, 8, 16, 32, 64] and "64 clients are the most" in reason
+    levels, reason = climbed([1, 1.8, 3, 4, 4.05, 4.06])
+    assert levels == [1, 2, 4, 8, 16, 32] and "less than 3 %" in reason
+
+
+def test_a_gain_that_noise_explains_is_none():
+    assert climbed([1, 1.05, 1.05], noise=0.03)[0] == [1, 2, 4]
+    assert climbed([1, 1.05, 1.05, 1.05])[0] == [1, 2, 4, 8]
+
+
+def test_a_fall_and_a_recovery_are_no_gain():
+    assert climbed([1.0, 0.9, 1.0])[0] == [1, 2, 4]
+
+
+def test_errors_end_the_ramp_at_once():
+    levels, reason = climbed([1, 2, 4, 8], errors={4})
+    assert levels == [1, 2, 4] and reason == "more than 1 % of the requests of 4 clients failed"
+
+
+def test_p95_over_twice_the_objective_ends_it_one_level_past_the_knee():
+    levels, reason = climbed([1, 2, 4, 8], objective_s=1.0, p95_s=[0.9, 2.1, 3, 4])
+    assert levels == [1, 2, 4] and "P95 of 2 clients is over twice the objective of 1 s" in reason
+    assert climbed([1, 1, 4, 8], objective_s=1.0, p95_s=[0.9, 2.1, 3, 4])[0] == [1, 2]
+
+
+def test_clients_double_up_to_the_maximum():
+    assert climbed([1, 2, 4, 8, 16], maximum=9)[0] == [1, 2, 4, 8]
+
+
+# --- a level's validity ---
+
+
+def batched(clients: int, batch: int, measured: int, batch_s: float = 1.0) -> list[capacity.Completion]:
+    """What clients that ask again at once get from a server that answers up to `batch` requests together; its first
+    batch has one request, since that came first."""
+    waiting, now_s, done = [(client, 0.0) for client in range(clients)], 0.0, []
+    taken = 1
+    while len(done) < clients + measured:
+        group, waiting = waiting[:taken], waiting[taken:]
+        now_s += batch_s
+        done += [(client, sent_s, now_s) for client, sent_s in group]
+        waiting += [(client, now_s) for client, _, _ in done[-len(group) :]]
+        taken = batch
+    kept = enumerate(done[: clients + measured])
+    return [capacity.Completion(c, sent, end, 1, None, None, place >= clients) for place, (c, sent, end) in kept]
+
+
+@pytest.mark.parametrize(("clients", "batch"), [(1, 1), (2, 1), (4, 4), (8, 3), (8, 5), (16, 3)])
+@pytest.mark.parametrize("rounds", [1, 2, 5])
+def test_a_window_never_ends_in_the_middle_of_a_batch(clients, batch, rounds):
+    """Counted up to the last completion, 8 clients and batches of 3 would have a third too much."""
+    completions = batched(clients, batch, rounds * clients + 4)
+    assert capacity.window_of(completions).images_per_s == pytest.approx(batch)
+    assert capacity.summarise_level(clients, completions)["valid"]
+
+
+def bursts_of(times_s) -> capacity.Window:
+    return capacity.Window(0.0, tuple(capacity.Burst(t, 1, 1) for t in times_s), tuple(times_s))
+
+
+def test_three_windows_that_differ_are_not_steady():
+    slowing = [1.0, 1.0, 1.0, 1.0, 1.2, 1.2, 1.2, 1.2, 1.5, 1.5, 1.5, 1.5]
+    differ = capacity.disagreement([bursts_of(slowing)])
+    assert differ > 0.15 and "not steady" in capacity.why_invalid(12, 0, 1.0, differ)
+    assert capacity.disagreement([bursts_of([1.0] * 12)]) == pytest.approx(0)
+
+
+def test_what_noise_explains_is_steady():
+    rng = np.random.default_rng(3)
+    replicates = [bursts_of(np.exp(0.08 * rng.standard_normal(4))) for _ in range(5)]
+    assert capacity.disagreement(replicates) <= capacity.WINDOWS_AGREE_WITHIN
+    assert capacity.disagreement(replicates[:1]) is None  # four requests do not tell
+
+
+def test_littles_law_within_3_per_cent():
+    assert capacity.why_invalid(10, 0, 1.029, None) == ""
+    assert "Little's law is off by +3.1%" in capacity.why_invalid(10, 0, 1.031, None)
+
+
+# --- levels over replicates ---
+
+
+def records_of(clients: int, service_s: float, measured: int = 6) -> list[CapacityRecord]:
+    known = {"schema": 1, "run": "r", "model": "m", "target": "t", "variant": "v", "replicate": 1, "status": "ok"}
+    known |= {"scenario": "steps", "level": clients, "scheduled_s": None}
+    return [CapacityRecord(**known, **own(c)) for c in batched(clients, 1, measured, service_s)]
+
+
+def own(completion: capacity.Completion) -> dict:
+    return {k: getattr(completion, k) for k in ("client", "sent_s", "done_s", "images", "error", "steady")}
+
+
+def test_a_level_that_a_minority_climbed_to_is_not_used():
+    every = [records_of(1, 0.5) + records_of(2, 0.5) for _ in range(5)]
+    every[3] += records_of(4, 0.4)
+    every[4] += records_of(4, 0.4)
+    levels = {level.clients: level for level in load.levels_of(every)}
+    assert levels[2].valid and not levels[4].valid
+    assert levels[4].reason == "only 2 of 5 replicates climbed so far"
+    every[0] += records_of(4, 0.4)
+    assert load.levels_of(every)[-1].valid
+
+
+def level_of(clients: float, rate: float, half: float = 0.0, valid: bool = True) -> load.Level:
+    rates = Estimate(rate, rate - half, rate + half)
+    return load.Level(clients, 5, 40, 0, rates, rates, None, 1.0, None, 1.0, 1.0, 0.0, valid, "" if valid else "broken")
+
+
+def test_knee_and_saturation_are_the_first_and_last_level_at_capacity():
+    levels = [level_of(1, 2.0), level_of(2, 3.6), level_of(4, 3.95), level_of(8, 4.0), level_of(16, 3.5)]
+    assert load.knee(levels).clients == 4
+    assert [level.clients for level in load.at_capacity(levels)] == [4, 8]
+    assert load.sustained(levels).clients == 8
+
+
+def test_without_a_level_beyond_it_there_is_no_knee():
+    levels = [level_of(1, 2.0), level_of(2, 3.6)]
+    assert load.knee(levels) is None
+    assert "throughput still rose at 2 clients: the knee was not reached" in load.warnings(levels)
+    assert load.knee([*levels, level_of(4, 1.0, valid=False)]).clients == 2
+
+
+def test_goodput_counts_what_was_in_time():
+    replicates = [records_of(4, 0.5) for _ in range(3)]  # four clients wait 2 s each
+    assert load.levels_of(replicates, objective_s=2.1)[0].goodput_images_per_s.value == pytest.approx(2.0)
+    assert load.levels_of(replicates, objective_s=1.9)[0].goodput_images_per_s.value == 0
+    assert load.levels_of(replicates)[0].goodput_images_per_s is None
+
+
+def test_a_replicate_climbs_until_the_knee_is_passed(tmp_path):
+    protocol = {k: v for k, v in spec_of()["protocol"].items() if k != "levels"}
+    job = Job(tmp_path, spec_of({"service_s": [0.02]}, protocol={**protocol, "max_clients": 8}))
+    stdout = job.run()
+    run = [level["level"] for level in job.replicate["levels"]]
+    assert job.outcome["status"] == "ok" and run in ([1, 2, 4], [1, 2, 4, 8])
+    assert job.replicate["ramp_ended"] in stdout and sorted({r.level for r in job.capacity}) == run
+    assert [level["steady_requests"] for level in job.replicate["levels"]] == [4, 4, 4, 8][: len(run)]
+
+
+@pytest.mark.parametrize(("fault", "status"), [("429", "ok"), ("close", "failed")])
+def test_a_fault_ends_the_ramp(tmp_path, fault, status):
+    protocol = {k: v for k, v in spec_of()["protocol"].items() if k != "levels"}
+    behaviour = {"service_s": [0.02], "fault": fault, "at": 14}  # 6 for latency, 5 at level 1, then level 2
+    job = Job(tmp_path, spec_of(behaviour, protocol={**protocol, "max_clients": 64}))
+    job.run()
+    assert job.outcome["status"] == status
+    assert [level["level"] for level in job.replicate["levels"]] == [1, 2]
+    last = job.replicate["levels"][-1]
+    assert not last["valid"] and last["errors"]
+    if status == "failed":
+        assert "failed under load of 2 clients: connection" in job.outcome["reason"]
+    else:
+        assert "2 clients failed" in job.replicate["ramp_ended"]
+    assert {r.status for r in job.capacity} == {"ok", "error"}
+
+
+# --- arrivals: the schedule and the clock ---
+
+
+@given(st.floats(0.1, 1000), st.integers(1, 200), st.integers(0, 10**9))
+def test_a_schedule_is_seeded_and_offers_its_rate(rate, requests, seed):
+    schedule = arrivals.poisson_schedule(rate, requests, seed)
+    assert schedule == sorted(schedule) == arrivals.poisson_schedule(rate, requests, seed)
+    assert len(schedule) == requests and schedule[0] >= 0 and schedule[-1] <= requests / rate
+
+
+@pytest.mark.parametrize("load_share", [0.3, 0.6, 0.8])
+def test_the_mean_wait_of_m_d_1_is_the_closed_form(load_share):
+    """Pollaczek and Khinchine: rho s / (2 (1 - rho)) for a constant service time s."""
+    service_s = 0.002
+    run = queueing.simulated_run(load_share / service_s, 100_000, 7, queueing.constant(service_s))
+    trial = arrivals.summarise_trial(1, load_share / service_s, run, Limits(1.0, service_s, 0.01))
+    expected = load_share * service_s / (2 * (1 - load_share))
+    assert trial.latency_mean_s - service_s == pytest.approx(expected, rel=0.05)
+
+
+@contextmanager
+def fake_server(folder: Path, **behaviour):
+    """The port of tests/fakes/server.py."""
+    ready = folder / "ready.json"
+    command = [sys.executable, FAKE_SERVER, "--spec", json.dumps({"artifact": behaviour}), "--artifact", "none"]
+    process = subprocess.Popen([*command, "--port", "0", "--ready", ready])
+    try:
+        wait_for(ready.exists)
+        yield json.loads(ready.read_text())["port"]
+    finally:
+        process.kill()
+        process.wait()
+
+
+BODY = request_body(
+    {"name": "m", "width": 64, "height": 64}, {"steps": 4, "guidance": 1.0, "scheduler": "ddim"}, "x", 1
+)
+
+
+def open_loop(port: int, schedule: list[float], connections: int = 100, timeout_s: float = 30) -> list:
+    clients = [Client(port, timeout_s) for _ in range(connections)]
+    for client in clients:
+        client.connect()
+    try:
+        return arrivals.run_arrivals(clients, [BODY], schedule)
+    finally:
+        for client in clients:
+            client.close()
+
+
+def test_a_server_frozen_for_1_4_s_has_its_true_p99(tmp_path):
+    """A client that waits for replies would send one request into the freeze, and report a P99 of 4 ms."""
+    schedule = arrivals.poisson_schedule(50, 160, 1)
+    service_s = [0.004] * 80 + [1.404] + [0.004] * 79
+    with fake_server(tmp_path, service_s=service_s) as port:
+        answered = open_loop(port, schedule)
+    assert [a.scheduled_s for a in answered] == pytest.approx(schedule, abs=1e-6)
+    assert all(a.sent_s >= a.scheduled_s for a in answered) and not any(a.error for a in answered)
+    truth = np.quantile((queueing.answers(schedule, service_s) - schedule)[16:], 0.99)
+    found = arrivals.summarise_trial(1, 50, answered, Limits(0.1, 0.004, 0.01))
+    assert 0.95 * truth < found.latency_p99_s < 1.2 * truth
+    assert truth > 1 and found.good_images_per_s < 40
+
+
+def test_a_server_that_closes_connections_ends_the_run(tmp_path):
+    schedule = arrivals.poisson_schedule(200, 100, 1)
+    with fake_server(tmp_path, service_s=[0.001], fault="close", at=20) as port:
+        answered = open_loop(port, schedule, connections=20)
+    assert [a.error for a in answered if a.error] == ["connection"] and len(answered) < 100
+
+
+def test_a_server_that_hangs_ends_the_run(tmp_path):
+    with fake_server(tmp_path, service_s=[0.001], fault="hang", at=20) as port:
+        answered = open_loop(port, arrivals.poisson_schedule(200, 60, 1), connections=20, timeout_s=1)
+    assert [a.error for a in answered if a.error] == ["timeout"]
+
+
+def test_a_late_client_makes_a_run_invalid():
+    limits = Limits(0.06, 0.02, 0.01)
+    run = queueing.simulated_run(20, 100, 1, queueing.constant(0.02), late_s=0.0003)
+    trial = arrivals.summarise_trial(1, 20, run, limits)
+    assert not trial.valid and "the client is the bottleneck" in trial.reason and "0.30 ms late" in trial.reason
+    assert arrivals.summarise_trial(1, 20, queueing.simulated_run(20, 100, 1, queueing.constant(0.02)), limits).valid
+
+
+def test_errors_are_not_within_the_objective():
+    run = queueing.simulated_run(10, 100, 1, queueing.constant(0.02))
+    refused = [arrivals.Arrival(0, a.scheduled_s, a.sent_s, a.sent_s, 0, "http 429", "", a.steady) for a in run[50:52]]
+    trial = arrivals.summarise_trial(1, 10, run[:50] + refused + run[52:], Limits(1.0, 0.02, 0.01))
+    assert trial.valid and not trial.within and trial.errors == {"http 429": 2}
+    assert arrivals.summarise_trial(1, 10, run[:50] + refused[:1] + run[51:], Limits(1.0, 0.02, 0.01)).within
+
+
+def test_a_run_is_long_enough_to_see_a_queue_grow():
+    assert arrivals.requests_for(2.0, 100, 0.5) == 100
+    assert arrivals.requests_for(50.0, 100, 0.5) == 500
+
+
+# --- arrivals: the search ---
+
+
+def vote(rate: float, within: bool, valid: bool = True) -> SimpleNamespace:
+    return SimpleNamespace(rate_per_s=rate, within=within, valid=valid)
+
+
+@given(st.floats(0.05, 20), st.floats(0.02, 0.5))
+def test_the_search_encloses_a_sharp_threshold(threshold, tolerance):
+    runs, settled = search(lambda _n, rate: vote(rate, rate <= threshold), 1.0, tolerance, 60)
+    found = bracket_of(runs)
+    assert settled and found.within <= threshold < found.over <= found.within * (1 + tolerance)
+    for rate, within in ((found.within, True), (found.over, False)):
+        assert sum(run.rate_per_s == rate and run.within == within for run in runs) == 2
+
+
+def test_an_answer_that_is_not_confirmed_is_not_taken():
+    """At 1.0 two of three runs are over: the answer lies below."""
+    verdicts = iter([True, False, False])
+    runs, settled = search(lambda _n, rate: vote(rate, next(verdicts) if rate == 1.0 else rate < 1.0), 1.0, 0.05, 60)
+    assert settled and bracket_of(runs).within < 1.0 == bracket_of(runs).over
+
+
+def test_runs_that_are_not_valid_are_no_votes():
+    assert next_rate([vote(1.0, True, valid=False)], 1.0, 0.05) == 1.0
+    assert next_rate([vote(1.0, True), vote(1.0, False, valid=False)], 1.0, 0.05) == 1.5
+
+
+def test_a_search_that_nothing_satisfies_gives_up():
+    runs, settled = search(lambda _n, rate: vote(rate, False), 1.0, 0.05, 60)
+    assert settled and bracket_of(runs).within is None and len(runs) < 15
+
+
+def test_a_search_ends_after_the_most_runs():
+    runs, settled = search(lambda _n, rate: vote(rate, True), 1.0, 0.05, 7)
+    assert not settled and len(runs) == 7
+
+
+@pytest.mark.parametrize("services", [queueing.constant(0.1), queueing.spread(0.1, 0.1)])
+def test_the_known_rate_of_a_simulated_server_is_found(services):
+    limits = Limits(0.3, 0.1, 0.01)
+    found = [rate_estimate(queueing.simulated_search(services, limits, seed, requests=200)) for seed in range(30)]
+    truth = queueing.true_rate(services, limits)
+    assert np.mean([estimate.value for estimate in found]) == pytest.approx(truth, rel=0.06)
+
+
+# --- arrivals: the program and the tables ---
+
+
+class SearchJob(Job):
+    """One call of scripts/arrivals.py."""
+
+    def __init__(self, folder, spec, *unloaded):
+        super().__init__(folder, spec)
+        self.command = [sys.executable, PROJECT / "scripts" / "arrivals.py", "--spec", json.dumps(spec)]
+        self.command += ["--artifact", self.artifact, "--out", self.out, "--lock", self.lock]
+        self.command += ["--server", FAKE_SERVER, "--unloaded", *unloaded]
+
+    @property
+    def notes(self):
+        return json.loads((self.out / "arrivals.json").read_text())
+
+    @property
+    def records(self):
+        return read_capacity(self.out / "arrivals.jsonl")
+
+
+def search_spec(behaviour, *, objective_s=0.05, **changes) -> dict:
+    spec = spec_of({"service_s": [0.01], **behaviour})
+    protocol = {"distinct_prompts": 3, "warmup": 2, "objective_s": objective_s}
+    # The client of a busy test machine is late: what that makes invalid is tested above.
+    settings = {"objective_multiple": 3, "requests": 40, "tolerance": 0.4, "runs": 20, "seed": 0, "lateness": 10}
+    return {**spec, "environments": {"variant": "torch"}, "protocol": protocol, "arrivals": {**settings, **changes}}
+
+
+def test_the_program_finds_a_rate_and_the_analysis_the_same(tmp_path):
+    job = SearchJob(tmp_path, search_spec({}))
+    stdout = job.run()
+    notes = job.notes
+    assert notes["outcome"] == {"status": "ok", "reason": None, "stage": "arrivals", "attempt": 0}, stdout
+    assert notes["service_s"] >= 0.01 and notes["settled"] and notes["servers"]["variant"]["start_s"] > 0
+    found = arrivals_of(notes, job.records)
+    assert found.rate == notes["rate_within"] and found.bracket.over == notes["rate_over"]
+    assert found.service_s == notes["service_s"]
+    assert [(t.rate_per_s, t.within) for t in found.trials] == [(t["rate_per_s"], t["within"]) for t in notes["trials"]]
+    assert sum(t.rate_per_s == found.rate and t.within for t in found.trials) >= 2
+    own = [r for r in job.records if r.scenario == "arrivals" and r.trial == 1]
+    schedule = arrivals.poisson_schedule(own[0].level, len(own), 1)
+    assert [r.scheduled_s for r in own] == pytest.approx(schedule, abs=1e-6)
+    assert [r.steady for r in own] == [place >= len(own) / 10 for place in range(len(own))]
+
+
+def test_a_server_that_dies_in_a_search_is_an_outcome_and_records_are_kept(tmp_path):
+    job = SearchJob(tmp_path, search_spec({"fault": "kill", "at": 40}))
+    job.run()
+    assert job.notes["outcome"]["status"] == "failed" and "was killed (signal 9)" in job.notes["outcome"]["reason"]
+    assert len([r for r in job.records if r.status == "ok"]) > 30
+    found = read_arrivals(job.out)
+    assert found.rate is None and "was killed" in found.reason
+
+
+def test_an_objective_below_the_service_time_is_told_and_nothing_is_run(tmp_path):
+    job = SearchJob(tmp_path, search_spec({}, objective_s=0.002))
+    job.run()
+    assert job.notes["outcome"]["status"] == "ok" and "even one client waits" in job.notes["ended"]
+    assert {r.scenario for r in job.records} == {"steps"}
+
+
+def test_without_an_objective_it_is_a_multiple_of_the_baselines_latency(tmp_path):
+    for name in ("baseline", "search"):
+        (tmp_path / name).mkdir()
+    measured = Job(tmp_path / "baseline", spec_of({"service_s": [0.01]}, {"service_s": [0.05]}))
+    measured.run()
+    own = [r.e2e_s for r in measured.latency if r.role == "variant" and not r.warmup]
+    job = SearchJob(tmp_path / "search", search_spec({}, objective_s=None, runs=1), measured.out / "latency.jsonl")
+    job.run()
+    assert job.notes["objective_s"] == pytest.approx(3 * np.median(own), rel=0.01)
+    assert job.notes["ended"] == "the search did not settle within 1 runs"
+
+
+def test_without_any_objective_the_job_says_what_to_give(tmp_path):
+    job = SearchJob(tmp_path, search_spec({}, objective_s=None))
+    job.run()
+    assert job.notes["outcome"]["status"] == "failed" and "protocol.objective_s" in job.notes["outcome"]["reason"]
+
+
+def test_the_summary_has_the_rate_with_its_interval(tmp_path):
+    plan = synthetic.make_plan(synthetic.make_variants({"fp32": (None, {}), "ddim-10": ("fp32", {"steps": 10})}))
+    sweep = synthetic.make_results(tmp_path, plan, pictures=False)
+    limits = Limits(1.5, 0.5, 0.01)
+    found = queueing.write_search(sweep / "reference/local/fp32", queueing.constant(0.5), limits, seed=3)
+    cells = list(read_cells(plan, sweep, sweep.parent / "artifacts"))
+    row, other = summary.summarise(plan, cells)
+    assert found.settled and row["rate_within_objective_images_per_s"] == found.rate
+    assert 0.8 * found.rate < row["goodput_images_per_s"] <= found.rate
+    assert (row["objective_s"], row["arrivals_runs"]) == (1.5, len(found.trials))
+    assert other["rate_within_objective_images_per_s"] is None and other["goodput_images_per_s"] is None
+    assert row["knee_clients"] == 2 and row["saturation_clients"] == 4
+
+
+def test_arrivals_are_a_target_of_their_own_and_the_report_waits_for_them(project):
+    done = snakemake(project, "--configfile", "config/smoke.yaml", "--dry-run", "arrivals")
+    assert done.returncode == 0, done.stdout[-3000:]
+    counts = dict(re.findall(r"^(\w+) +(\d+)$", done.stdout, re.MULTILINE))
+    assert (counts["arrival_rate"], counts["aggregate"], counts["arrivals"]) == ("3", "1", "1")
+    aggregate = done.stdout[done.stdout.index("aggregate the sweep") :]
+    assert "fp32/arrivals.json" in aggregate.split("\n\n")[0]
