@@ -23,6 +23,7 @@ if not workflow.configfiles:
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/cluster.smk"
 include: "workflow/rules/environments.smk"
 include: "workflow/rules/convert.smk"
 include: "workflow/rules/benchmark.smk"
@@ -40,7 +41,9 @@ rule all:
 
 
 onstart:
+    check_places()
     begin_run()
+    prepare_cluster()
 
 
 onsuccess:

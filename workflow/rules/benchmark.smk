@@ -19,7 +19,9 @@ rule benchmark:
         replicate=cell_path("replicate-{replicate}/replicate.json"),
     log:
         cell_path("replicate-{replicate}/benchmark.log"),
-    threads: workflow.cores
+    threads: all_cores
+    resources:
+        **on_cluster("benchmark"),
     params:
         spec=benchmark_params,
         code=benchmark_code,

@@ -5,6 +5,11 @@
 # Not part of `all`: `snakemake calibration` (or `make calibrate`) runs it once on a new machine, for half an hour or so.
 
 
+localrules:
+    report_calibration,
+    calibration,
+
+
 rule calibrate:
     input:
         artifact=calibration_manifest,
@@ -13,7 +18,9 @@ rule calibrate:
         calibration_path("calibration.json"),
     log:
         calibration_path("calibrate.log"),
-    threads: workflow.cores
+    threads: all_cores
+    resources:
+        **on_cluster("calibrate"),
     params:
         spec=calibration_params,
         code=calibration_code,

@@ -40,8 +40,9 @@ announce()  # jobs end with this process
 # The run's name goes into every record. It is no rerun trigger, so it reaches the programs beside their specs;
 # so do the time limits, as files.
 RUN = os.environ.setdefault("DIFFSWEEP_RUN", current_run())
-for stage, limits in specs.limits_of(PLAN).items():
-    write_json(f".snakemake/diffsweep/limits/{stage}.json", limits)
+if not workflow.remote_exec:  # a job on a node of a cluster parses all this again, and finds them written
+    for stage, limits in specs.limits_of(PLAN).items():
+        write_json(f".snakemake/diffsweep/limits/{stage}.json", limits)
 
 
 wildcard_constraints:
@@ -101,8 +102,19 @@ def receipt(environment):
     return ancient(paths.RECEIPT.format(environment=environment, digest=lock_digest(environment)))
 
 
+# The old outcome is gone when its job starts, so the jobs of a cluster read here what the submitting side has counted.
+ATTEMPTS_FILE = ".snakemake/diffsweep/attempts.json"
+ATTEMPTS = read_json(ATTEMPTS_FILE) if workflow.remote_exec else {}
+
+
 def attempt(path):
     """0, and one more each time that a failed cell is tried again on request (`--config failed=retry`)."""
+    if not workflow.remote_exec:
+        ATTEMPTS[path] = count_attempt(path)
+    return ATTEMPTS.get(path, 0)
+
+
+def count_attempt(path):
     try:
         outcome = read_json(path)["outcome"]
     except (FileNotFoundError, ValueError, KeyError):
@@ -312,6 +324,7 @@ def begin_run():
     """Claim the folder, and remember when a run that measures began, for the ratio of wall time to useful time."""
     global FOLDER_CLAIM  # held until the process ends
     FOLDER_CLAIM = claim_folder()
+    end_leftovers()
     tidy_up()
     if any(job.rule.name == "benchmark" for job in workflow.dag.needrun_jobs()):
         write_json(sweep_path("run.json"), {"run": RUN, "started_unix_s": time.time()})

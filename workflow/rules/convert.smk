@@ -10,6 +10,8 @@ rule export_onnx:
         paths.ONNX_MANIFEST,
     log:
         "results/artifacts/{model}/logs/onnx.log",
+    resources:
+        **on_cluster("export"),
     params:
         spec=export_params,
         code=digest_of_code("export_onnx.py"),
@@ -31,7 +33,9 @@ rule convert:
     log:
         "results/artifacts/{model}/logs/{artifact}.log",
     # Engines spin while their threads wait for each other: two conversions side by side would slow each other tenfold.
-    threads: workflow.cores
+    threads: all_cores
+    resources:
+        **on_cluster("convert"),
     params:
         spec=convert_params,
         code=convert_code,

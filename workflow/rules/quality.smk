@@ -11,7 +11,9 @@ rule images:
         cell_path("images.json"),
     log:
         cell_path("images.log"),
-    threads: workflow.cores  # the engine runs with the target's threads, as it is measured
+    threads: all_cores  # the engine runs with the target's threads, as it is measured
+    resources:
+        **on_cluster("images"),
     params:
         spec=images_params,
         code=images_code,
@@ -36,6 +38,8 @@ rule score:
         features=cell_path("features.npy"),
     log:
         cell_path("score.log"),
+    resources:
+        **on_cluster("score"),
     params:
         spec=score_params,
         code=digest_of_code("score.py"),

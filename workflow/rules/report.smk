@@ -7,6 +7,9 @@
 
 localrules:
     plan,
+    aggregate,
+    plots,
+    report,
 
 
 rule plan:

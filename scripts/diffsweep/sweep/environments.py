@@ -19,6 +19,9 @@ PROJECT = Path(__file__).resolve().parents[3]
 LOCKS = PROJECT / "envs"
 CACHE = PROJECT / ".envs"
 
+# Set for the jobs of a cluster: the submitting side has built every environment, compute nodes may have no network.
+NO_BUILD = "DIFFSWEEP_NO_BUILD"
+
 # pip's settings and what uv calls the same thing; uv's own setting wins where both are given.
 PIP_TO_UV = {
     "PIP_FIND_LINKS": "UV_FIND_LINKS",
@@ -96,6 +99,11 @@ def ensure_environment(name: str) -> Path:
     complete = path / ".complete"
     if complete.exists():
         return path
+    if os.environ.get(NO_BUILD):
+        raise EnvironmentFailed(
+            f"environment {name!r} is not in {CACHE}, and jobs of a cluster build none: "
+            "the project must lie on a file system that the nodes share with the machine that submits"
+        )
     with exclusive(path.with_name(path.name + ".flock")):
         if not complete.exists():
             shutil.rmtree(path, ignore_errors=True)  # what a killed build left

@@ -365,6 +365,7 @@ def read_targets(path: str, wanted: Iterable[str]) -> dict[str, dict]:
             raise ConfigError(f"targets: there is no target {name!r} in {path}; {suggest(name, known)}")
         price = resolve_price(known[name]["price"], f"{path}: targets.{name}.price")
         targets[name] = {"name": name, **known[name], "price": price}
+        check_slurm(f"{path}: targets.{name}", known[name])
         if targets[name]["threads"] == "all":
             targets[name]["threads"] = len(os.sched_getaffinity(0))
     return targets
@@ -391,6 +392,18 @@ def check_price(price: Any, where: str) -> dict:
     except ValueError:
         raise ConfigError(f"{where}.date: {checked['date']!r} is no day; give the day the price was read") from None
     return checked
+
+
+def check_slurm(where: str, target: Mapping) -> None:
+    """Raises ConfigError when a target that is a partition is described by this machine, or contradicts itself."""
+    asked = target.get("slurm")
+    if asked is None:
+        return
+    if target["threads"] == "all":
+        raise ConfigError(f"{where}.threads: 'all' would count this machine's cores; give the number of a node's cores")
+    for key in ("gpu_model", "gpus"):
+        if key in asked and target["device"] != "cuda":
+            raise ConfigError(f"{where}.slurm.{key}: the device is cpu; remove the key, or say `device: cuda`")
 
 
 def read_prompts(path: str) -> list[str]:
