@@ -8,6 +8,7 @@
 localrules:
     plan,
     aggregate,
+    update,
     plots,
     report,
 
