@@ -151,10 +151,10 @@ def disturb(slurm: Slurm, sweep: subprocess.Popen, faults: dict[str, str], timeo
                 subprocess.run(["scancel", job], check=True)
                 faults["cancelled"] = job
             elif "rule_benchmark" in comment and partition == "cpu-b" and "expired" not in faults:
-                if freeze(job):
+                if freeze("benchmark.py", job):
                     subprocess.run(["scontrol", "update", f"JobId={job}", "EndTime=now"], check=True)
                     faults["expired"] = job
-            elif "rule_images" in comment and "restarted" not in faults:
+            elif "restarted" not in faults and programs("generate_images.py", job):
                 slurm.stop_controller()
                 time.sleep(3)
                 slurm.start_controller()
@@ -162,12 +162,16 @@ def disturb(slurm: Slurm, sweep: subprocess.Popen, faults: dict[str, str], timeo
         time.sleep(0.5)
 
 
-def freeze(job: str) -> bool:
-    """Stop the measuring program of a job where it is; False while it has not started."""
-    found = [pid for pid, command in processes(f"SLURM_JOB_ID={job}") if "benchmark.py" in command]
+def freeze(program: str, job: str) -> bool:
+    """Stop the program of a job where it is; False while it has not started."""
+    found = programs(program, job)
     for pid in found:
         os.kill(pid, signal.SIGSTOP)
     return bool(found)
+
+
+def programs(program: str, job: str) -> list[int]:
+    return [pid for pid, command in processes(f"SLURM_JOB_ID={job}") if program in command]
 
 
 def processes(variable: str) -> list[tuple[int, str]]:
