@@ -135,10 +135,10 @@ def start(folder: Path, name: str) -> subprocess.Popen:
         )
 
 
-def running() -> list[tuple[str, str, str]]:
-    """Id, partition and comment (which names the rule) of the jobs that run now."""
-    lines = ask("squeue", "--noheader", "--states=RUNNING", "--format=%i|%P|%k").splitlines()
-    return [tuple(line.strip().split("|", 2)) for line in lines]
+def running() -> list[tuple[str, str]]:
+    """Id and partition of the jobs that run now."""
+    lines = ask("squeue", "--noheader", "--states=RUNNING", "--format=%i|%P").splitlines()
+    return [tuple(line.strip().split("|", 1)) for line in lines]
 
 
 def disturb(slurm: Slurm, sweep: subprocess.Popen, faults: dict[str, str], timeout_s: float = 900) -> None:
@@ -146,14 +146,16 @@ def disturb(slurm: Slurm, sweep: subprocess.Popen, faults: dict[str, str], timeo
     deadline = time.monotonic() + timeout_s
     while sweep.poll() is None:
         assert time.monotonic() < deadline, "the sweep does not end"
-        for job, partition, comment in running():
-            if "rule_benchmark" in comment and partition == "cpu-a" and "cancelled" not in faults:
+        for job, partition in running():
+            measuring = programs("benchmark.py", job)
+            if measuring and partition == "cpu-a" and "cancelled" not in faults:
                 subprocess.run(["scancel", job], check=True)
                 faults["cancelled"] = job
-            elif "rule_benchmark" in comment and partition == "cpu-b" and "expired" not in faults:
-                if freeze("benchmark.py", job):
-                    subprocess.run(["scontrol", "update", f"JobId={job}", "EndTime=now"], check=True)
-                    faults["expired"] = job
+            elif measuring and partition == "cpu-b" and "expired" not in faults:
+                for pid in measuring:
+                    os.kill(pid, signal.SIGSTOP)  # it hangs
+                subprocess.run(["scontrol", "update", f"JobId={job}", "EndTime=now"], check=True)
+                faults["expired"] = job
             elif "restarted" not in faults and programs("generate_images.py", job):
                 slurm.stop_controller()
                 time.sleep(3)
@@ -162,15 +164,8 @@ def disturb(slurm: Slurm, sweep: subprocess.Popen, faults: dict[str, str], timeo
         time.sleep(0.5)
 
 
-def freeze(program: str, job: str) -> bool:
-    """Stop the program of a job where it is; False while it has not started."""
-    found = programs(program, job)
-    for pid in found:
-        os.kill(pid, signal.SIGSTOP)
-    return bool(found)
-
-
 def programs(program: str, job: str) -> list[int]:
+    """The processes of a job that run `program`."""
     return [pid for pid, command in processes(f"SLURM_JOB_ID={job}") if program in command]
 
 
