@@ -31,6 +31,7 @@ include: "workflow/rules/arrivals.smk"
 include: "workflow/rules/quality.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/calibration.smk"
+include: "workflow/rules/bundle.smk"
 
 
 rule all:

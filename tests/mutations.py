@@ -13,11 +13,15 @@ import yaml
 from hypothesis import strategies as st
 
 from conftest import PROJECT
-from diffsweep.sweep.plan import ConfigError, make_plan, read_prompts, read_targets, read_yaml
+from diffsweep.sweep.plan import ConfigError, make_plan, read_prompts, read_targets, read_yaml, resolve_price
 
 DEFAULT = read_yaml(PROJECT / "config" / "config.yaml")
 SMOKE = read_yaml(PROJECT / "config" / "smoke.yaml")
-TEXTS = {name: (PROJECT / "config" / name).read_text() for name in ("smoke.yaml", "targets.yaml", "prompts/edge.yaml")}
+PRICE = next(iter(read_yaml(PROJECT / "config" / "prices.yaml")["prices"]))
+TEXTS = {
+    name: (PROJECT / "config" / name).read_text()
+    for name in ("smoke.yaml", "targets.yaml", "prices.yaml", "prompts/edge.yaml")
+}
 
 STRANGE = st.sampled_from(
     [
@@ -111,6 +115,7 @@ def check_files(draw, folder: Path) -> None:
     path.write_bytes(draw(st.sampled_from([scramble, rewrite]))(draw, TEXTS[name]))
     read = {
         "smoke.yaml": lambda: json.dumps(make_plan(read_yaml(path)), allow_nan=False),
+        "prices.yaml": lambda: resolve_price(PRICE, "targets.local.price", str(path)),
         "targets.yaml": lambda: read_targets(str(path), ["local"]),
         "prompts/edge.yaml": lambda: read_prompts(str(path)),
     }

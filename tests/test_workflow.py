@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -143,6 +144,20 @@ def not_whole(folder: Path, *arguments: str) -> list[str]:
     command = [sys.executable, "scripts/verify", "results/smoke", *arguments]
     done = subprocess.run(command, cwd=folder, text=True, stdout=subprocess.PIPE, check=False)
     return done.stdout.splitlines()[:-1]
+
+
+def test_a_bundle_opens_elsewhere_with_nothing_to_do(smoke, tmp_path):
+    done = snakemake(smoke, "bundle", *SMOKE)
+    assert done.returncode == 0, done.stdout[-4000:]
+    clone = copy_project(tmp_path / "clone")
+    with zipfile.ZipFile(smoke / "results/smoke/bundle.zip") as bundle:
+        bundle.extractall(clone)
+    done = snakemake(clone, "--configfile", "results/smoke/provenance/config.json", "--dry-run")
+    assert "Nothing to be done" in done.stdout, done.stdout[-4000:]
+    assert not_whole(clone, "--without-models") == []
+    replicate = clone / REFERENCE / "ddim-4" / "replicate-1" / "replicate.json"
+    replicate.write_text(replicate.read_text().replace('"artifact": "sha256:', '"artifact": "sha256:0'))
+    assert [line for line in not_whole(clone, "--without-models") if "mixed from two runs" in line]
 
 
 def test_progress_and_the_closing_table_are_shown(smoke):

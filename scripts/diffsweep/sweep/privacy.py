@@ -11,7 +11,7 @@ from diffsweep.sweep.environments import PROJECT
 # A path begins where nothing of a longer word, path or base64 text stands before it.
 _BEGIN = rb"(?<![A-Za-z0-9+/=._~-])"
 _END = rb"(?![A-Za-z0-9._-])"
-HOMES = _BEGIN + rb"(?:/home/|/Users/|[A-Z]:\\Users\\)[A-Za-z0-9._-]+|" + _BEGIN + rb"/root[/]"
+HOMES = _BEGIN + rb"(?:/home/|/Users/|[A-Z]:\\Users\\)[A-Za-z0-9._-]+|" + _BEGIN + rb"/roo[t]/"
 TOKENS = rb"|".join(
     (
         rb"\bhf_[A-Za-z0-9]{20,}",  # Hugging Face
