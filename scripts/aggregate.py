@@ -33,7 +33,7 @@ from diffsweep.sweep.runs import current_run
 TEXT = """
     model target variant parent change engine precision scheduler status reason verdict clip_verdict fid_verdict
     quality_verdict quantiles_withheld host_unfit census warnings role prompt_id payback operating_point market
-    price_instance price_region price_date energy_reason gpu_clock_events not_offered
+    price_instance price_region price_date energy_reason gpu_clock_events not_offered batching
 """
 WHOLE = """
     steps replicates replicate trial requests errors block order seed images warmup disturbed_blocks repeated_pairs

@@ -65,7 +65,8 @@ def counts(spec: Mapping) -> dict[str, int]:
 
 
 def launches_of(spec: Mapping, options: argparse.Namespace) -> dict[str, Launch]:
-    """How each role's server is started: one server for both roles where they differ only in what a request carries.
+    """How each role's server is started: one server for both roles where they differ only in what a request carries,
+    which batching is not.
 
     The baseline's own job compares two processes of the same artifact: it is the A/A test.
     """
@@ -75,7 +76,8 @@ def launches_of(spec: Mapping, options: argparse.Namespace) -> dict[str, Launch]
         for role, folder in folders.items()
     }
     same_artifact = spec["variant_artifact"] == spec["baseline_artifact"]
-    if same_artifact and spec["variant"]["name"] != spec["baseline"]["name"]:
+    same_batching = spec["variant"].get("batching") == spec["baseline"].get("batching")
+    if same_artifact and same_batching and spec["variant"]["name"] != spec["baseline"]["name"]:
         launches["baseline"] = launches["variant"]
     return launches
 

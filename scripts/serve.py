@@ -16,14 +16,14 @@ import gc
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from diffsweep.engines.manifests import versions
 from diffsweep.serving.http import HttpThread, listen
 from diffsweep.serving.parsing import Limits, Service, Wanted
-from diffsweep.serving.worker import Generate, Worker
+from diffsweep.serving.worker import OFF, Batching, Generate, Worker
 from diffsweep.sweep.files import write_json
 from diffsweep.sweep.options import add_spec_option, read_spec
 from diffsweep.sweep.outcomes import Failed, Unsupported, describe, die_with_parent
@@ -41,7 +41,7 @@ def main(load: Loader | None = None) -> None:
         listener = listen(options.port)
     except OSError as error:
         sys.exit(f"serve: {error}")
-    worker = Worker(limits_of(spec).queue)
+    worker = Worker(limits_of(spec).queue, batching_of(spec))
 
     def make_app() -> Any:
         from diffsweep.serving.app import create_app
@@ -73,6 +73,12 @@ def parse_options() -> argparse.Namespace:
 
 def limits_of(spec: Mapping) -> Limits:
     return Limits(**spec.get("limits", {}))
+
+
+def batching_of(spec: Mapping) -> Batching:
+    """How the variant's server puts requests together; a variant without the axis runs each alone."""
+    axis = spec["variant"].get("batching")
+    return Batching(axis["max_batch"], axis["max_wait_ms"] / 1e3) if axis else OFF
 
 
 def service_of(spec: Mapping) -> Service:
@@ -107,7 +113,9 @@ def load_or_report(load: Loader, spec: Mapping, options: argparse.Namespace) -> 
 
 
 def load_generator(spec: Mapping, artifact: Path) -> Generate:
-    return generator_of(load_pipeline(spec, artifact))
+    generate = generator_of(load_pipeline(spec, artifact))
+    warm_up(generate, service_of(spec), batching_of(spec).max_batch)
+    return generate
 
 
 def load_pipeline(spec: Mapping, artifact: Path) -> Any:
@@ -115,18 +123,27 @@ def load_pipeline(spec: Mapping, artifact: Path) -> Any:
     from diffsweep.engines.sources import source_of
 
     engine = load_engine(spec["artifact"]["engine"])
-    return engine.load(source_of(spec["model"]), artifact, spec["artifact"])
+    return engine.load(source_of(spec["model"]), artifact, spec["artifact"], batching_of(spec).max_batch)
 
 
 def generator_of(pipeline: Any) -> Generate:
     from diffsweep.engines.pipelines import ImageRequest, generate
 
-    def run(wanted: Wanted) -> tuple:
-        shared = dataclasses.asdict(wanted)
-        seeds = shared.pop("seeds")
-        return generate(pipeline, [ImageRequest(seed=seed, **shared) for seed in seeds])
+    def run(batch: Sequence[Wanted]) -> tuple:
+        requests = []
+        for wanted in batch:
+            shared = dataclasses.asdict(wanted)
+            requests += [ImageRequest(seed=seed, **shared) for seed in shared.pop("seeds")]
+        return generate(pipeline, requests)
 
     return run
+
+
+def warm_up(generate: Generate, service: Service, max_batch: int) -> None:
+    """Run every size that a batch may have once, so that no request waits while an engine prepares for it."""
+    for size in range(1, max_batch + 1) if max_batch > 1 else ():
+        shared = (service.guidance, service.width, service.height)
+        generate([Wanted("", "", tuple(range(size)), "ddim", 1, *shared)])
 
 
 def environment() -> str | None:

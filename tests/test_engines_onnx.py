@@ -126,6 +126,11 @@ def test_images_do_not_depend_on_the_batch(artifact):
     assert facts["batch"] <= 1
 
 
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_every_size_up_to_the_batch_is_prepared_once(converted, engine):
+    assert converted[engine]["prepared_again"] == []
+
+
 def test_every_scheduler_runs_with_and_without_guidance(artifact):
     precision, facts = artifact
     assert len(facts["schedulers"]) == 8

@@ -183,6 +183,7 @@ def test_compiled_artifact_is_warm_in_a_second_process(spec, tmp_path):
     assert counters["stats"]["unique_graphs"] == 1  # for one image and for four
     assert counters["inductor"]["fxgraph_cache_hit"] == 1 and "fxgraph_cache_miss" not in counters["inductor"]
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*")} == before
+    assert counters["batch"] <= 1
 
 
 # --- images ---------------------------------------------------------------------------------------------------------

@@ -1,10 +1,12 @@
 """Config -> plan: every axis is spelled out, and whatever is wrong is told in one line that names the key."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
+from benchmark import launches_of
 from diffsweep.sweep.plan import AXES, PRICES, PROJECT, ConfigError, make_plan, read_yaml, resolve_price
 from diffsweep.sweep.specs import artifacts_of, benchmark_spec, convert_spec, images_spec
 
@@ -104,6 +106,27 @@ BROKEN = {
         ["models.sdxl.revision", "pinned"],
     ),
     "two sources": ({"models__reference__hub": "a/b"}, ["models.reference", "either"]),
+    "batching on": ({"variants__x": {"parent": "fp32", "batching": True}}, ["variants.x.batching", "max_batch: 4"]),
+    "batching as text": (
+        {"variants__x": {"parent": "fp32", "batching": "4@10ms"}},
+        ["variants.x.batching", "4@10ms", "{max_batch: 4, max_wait_ms: 10}"],
+    ),
+    "batches of one": (
+        {"variants__x": {"parent": "fp32", "batching": {"max_batch": 1}}},
+        ["x.batching.max_batch", "1"],
+    ),
+    "no largest batch": (
+        {"variants__x": {"parent": "fp32", "batching": {"max_wait_ms": 5}}},
+        ["variants.x.batching", "'max_batch' is missing"],
+    ),
+    "mistyped wait": (
+        {"variants__x": {"parent": "fp32", "batching": {"max_batch": 4, "max_wait": 5}}},
+        ["variants.x.batching", "'max_wait'", "'max_wait_ms'"],
+    ),
+    "batching twice": (
+        {"variants__x": {"parent": "openvino-bf16", "batching": {"max_batch": 4, "max_wait_ms": 10.0}}},
+        ["the same as 'openvino-bf16-batch-4'"],
+    ),
     "missing prompts": ({"quality__prompts": "config/prompts/none.yaml"}, ["config/prompts/none.yaml", "no such file"]),
 }
 
@@ -237,3 +260,37 @@ def test_variants_that_differ_in_what_a_request_carries_share_an_artifact():
     artifacts = artifacts_of(make_plan(DEFAULT))
     assert set(artifacts) >= {"torch-fp32", "torch-int8", "torch-fp32-compile-local", "openvino-bf16"}
     assert len(artifacts) == 10
+
+
+# --- batching, an axis that a variant need not state ----------------------------------------------------------------
+
+
+def test_batching_is_an_axis_with_its_defaults_and_may_be_turned_off_again():
+    config = changed(
+        variants__batched={"parent": "fp32", "batching": {"max_batch": 8}},
+        variants__alone={"parent": "batched", "batching": False, "steps": 9, "compound": True},
+    )
+    variants = {v["name"]: v for v in make_plan(config)["variants"]}
+    assert variants["fp32"]["batching"] is None and variants["alone"]["batching"] is None
+    assert variants["batched"]["batching"] == {"max_batch": 8, "max_wait_ms": 0}
+    assert variants["batched"]["change"] == "batching: off -> up to 8 within 0 ms"
+    assert variants["alone"]["change"] == "steps: 25 -> 9; batching: up to 8 within 0 ms -> off"
+
+
+def test_specs_name_batching_only_where_there_is_some():
+    plan = make_plan(DEFAULT)
+    plain = benchmark_spec(plan, "reference", "local", "openvino-bf16", 1)
+    batched = benchmark_spec(plan, "reference", "local", "openvino-bf16-batch-4", 1)
+    assert "batching" not in plain["variant"] and "batching" not in batched["baseline"]
+    assert batched["variant"]["batching"] == {"max_batch": 4, "max_wait_ms": 10}
+    assert batched["variant_artifact"] == plain["variant_artifact"]
+
+
+def test_variants_that_batch_differently_share_no_server():
+    options = SimpleNamespace(artifact="a", baseline_artifact="a", server="serve.py")
+    plan = make_plan(changed(variants__batched={"parent": "fp32", "batching": {"max_batch": 2}}))
+    shared = {}
+    for name in ("ddim-5", "batched"):
+        launches = launches_of(benchmark_spec(plan, "reference", "local", name, 1), options)
+        shared[name] = launches["variant"] is launches["baseline"]
+    assert shared == {"ddim-5": True, "batched": False}

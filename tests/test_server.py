@@ -286,10 +286,11 @@ def test_a_server_that_waits_uses_no_cpu(server):
 
 MODEL = PROJECT / "resources" / "reference-model"
 AXES = {"engine": "torch", "precision": "fp32", "compile": False}
+BATCHING = {"max_batch": 3, "max_wait_ms": 5}
 SPEC = {
     "model": {"name": "reference", "path": str(MODEL), "width": 64, "height": 64},
     "artifact": {"name": "torch-fp32", **AXES, "threads": 1, "device": "cpu"},
-    "variant": {"name": "torch-fp32", **AXES, "scheduler": "ddim", "steps": 3, "guidance": 3.0},
+    "variant": {"name": "torch-fp32", **AXES, "scheduler": "ddim", "steps": 3, "guidance": 3.0, "batching": BATCHING},
 }
 CONVERT = "import sys, pathlib; from diffsweep.engines import pytorch; " + (
     f"pytorch.convert(pathlib.Path({str(MODEL)!r}), None, pathlib.Path(sys.argv[1]), {SPEC['artifact']}, [])"
@@ -320,6 +321,26 @@ def test_the_reference_model_makes_the_same_image_from_the_same_seed(real_server
     assert (image(1, scheduler="euler") != first).any()
     assert (image(1, num_inference_steps=4) != first).any()
     assert (image(1, guidance_scale=1.0) != first).any()
+
+
+def test_requests_that_wait_are_made_together_and_each_gets_the_image_it_would_get_alone(real_server):
+    requests = [{"prompt": f"a {colour} circle", "seed": seed} for seed, colour in enumerate(("red", "blue", "green"))]
+    alone = [pixels(real_server.generate(**request)[1]["data"][0]["b64_json"]) for request in requests]
+    replies = {}
+
+    def ask(place):
+        replies[place] = real_server.generate(**requests[place])[1]
+
+    busy = in_background(lambda: real_server.generate(prompt="x", num_inference_steps=60))  # about 1 s
+    time.sleep(0.2)
+    for thread in [in_background(lambda place=place: ask(place)) for place in range(3)]:
+        thread.join()
+    busy.join()
+    assert [replies[place]["metrics"]["batch_size"] for place in range(3)] == [3, 3, 3]
+    for place in range(3):
+        together = pixels(replies[place]["data"][0]["b64_json"])
+        assert numpy.abs(together.astype(int) - alone[place].astype(int)).max() <= 1
+    assert numpy.abs(alone[0].astype(int) - alone[1].astype(int)).max() > 50
 
 
 def test_the_clocks_of_a_real_request_add_up(real_server):

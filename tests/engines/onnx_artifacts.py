@@ -47,6 +47,19 @@ def batch_difference(pipeline) -> int:
     return largest_difference(np.concatenate(batches), alone)
 
 
+def prepared_again(pipeline, largest: int) -> list[str]:
+    """Which networks prepare anew for a size up to `largest` that they have run before."""
+    networks = {name: getattr(pipeline, name).network for name in ("text_encoder", "unet", "vae")}
+    batches = [[request(seed) for seed in range(size)] for size in range(1, largest + 1)]
+    for batch in batches:
+        generate(pipeline, batch)
+    for network in networks.values():
+        network._bound._prepare = mock.Mock(side_effect=network._bound._prepare)
+    for batch in batches:
+        generate(pipeline, batch)
+    return [name for name, network in networks.items() if network._bound._prepare.called]
+
+
 def other_schedulers(pipeline, original) -> dict[str, int]:
     """Largest difference of any pixel to torch; the multistep ones keep what the denoiser returned earlier."""
     wanted = [request(1, scheduler=name, guidance=g) for name in SCHEDULERS for g in (3.0, 1.0)]
@@ -107,6 +120,7 @@ def main(engine: str, source: Path, onnx: Path, out: Path) -> dict:
     return {
         "artifacts": facts,
         "fp32_that_claims_int8": module.census(fp32, out / "fp32", claims_int8).as_dict(),
+        "prepared_again": prepared_again(module.load(source, out / "fp32", artifact_of(engine, "fp32"), 5), 5),
         "fp16": reason_of_refusal(engine, "fp16", "cpu", source, onnx),
         "cuda": reason_of_refusal(engine, "fp32", "cuda", source, onnx),
         "no_bfloat16": without_bfloat16(source, onnx) if engine == "openvino" else None,

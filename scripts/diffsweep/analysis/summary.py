@@ -12,6 +12,7 @@ from diffsweep.analysis.cells import OK, Cell
 from diffsweep.analysis.columns import Row, estimate_in, fid_margin, put, quality_fields
 from diffsweep.analysis.resources import resource_fields
 from diffsweep.analysis.stats import Estimate
+from diffsweep.sweep.plan import say
 
 PARETO = {
     "latency_fid": ("latency_e2e_p50_s", "fid"),
@@ -113,6 +114,7 @@ def identity_fields(plan: Mapping, cell: Cell) -> Row:
         "parent": variant["parent"],
         "change": variant["change"],
         **{axis: variant[axis] for axis in ("engine", "precision", "compile", "scheduler", "steps", "guidance")},
+        "batching": say(variant.get("batching")),
         "baseline": cell.name == plan["baseline"],
         "status": cell.status,
         "reason": cell.reason or None,

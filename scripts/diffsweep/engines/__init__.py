@@ -3,12 +3,16 @@
 An engine is one module with three functions:
 
     convert(source, onnx, out, artifact, calibration)   write the artifact's files into the folder `out`
-    load(source, artifact_dir, artifact)                a StableDiffusionPipeline with its components replaced
+    load(source, artifact_dir, artifact, batch=1)       a StableDiffusionPipeline with its components replaced
     census(pipeline, artifact_dir, artifact)            a Census of what one denoiser call really runs
 
 `source` is the model's folder (diffusers layout), `onnx` the folder of its ONNX export or None, `artifact` the dict
-{name, engine, precision, compile, threads, device}, `calibration` a list of prompts. `convert` and `load` raise
+{name, engine, precision, compile, threads, device}, `calibration` a list of prompts, `batch` the largest number of
+images at once that the pipeline keeps prepared: what an engine prepares for a size (buffers, compiled code) it then
+does once for every size up to that. A pipeline makes any number of images all the same. `convert` and `load` raise
 Unsupported with the reason where this machine or library cannot do what the artifact asks.
+
+What an engine's profiler saw is read by the module of the same name in diffsweep/traces.
 """
 
 import importlib

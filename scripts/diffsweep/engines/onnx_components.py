@@ -25,6 +25,8 @@ COMPONENTS = ("text_encoder", "unet", "vae_decoder")
 # call there 0.24 in int8, 0.09 without). Time embedding and its projections: two rows a call, nothing to gain.
 KEPT_FP32 = ("/conv_in/", "/conv_out/", "/time_emb")
 
+KEPT_SHAPES = 3
+
 Network = Callable[..., torch.Tensor]  # takes tensors by the names of the graph's inputs
 Prepared = TypeVar("Prepared")
 
@@ -32,11 +34,12 @@ Prepared = TypeVar("Prepared")
 class PerShape(Generic[Prepared]):
     """What was prepared for the shapes of one call (buffers, compiled code), kept for the next call with the same.
 
-    Only the shapes used last are kept: a server sees one or two, image generation two (the last batch is smaller).
+    Only the shapes used last are kept, `kept` or KEPT_SHAPES: a server sees one or two, or one for every size of a
+    batch; image generation two (the last batch is smaller).
     """
 
-    def __init__(self, prepare: Callable[[dict], Prepared], kept: int = 3):
-        self._prepare, self._kept = prepare, kept
+    def __init__(self, prepare: Callable[[dict], Prepared], kept: int):
+        self._prepare, self._kept = prepare, max(kept, KEPT_SHAPES)
         self._entries: OrderedDict[tuple, Prepared] = OrderedDict()
 
     def get(self, inputs: dict[str, torch.Tensor]) -> Prepared:

@@ -46,14 +46,23 @@ def convert(source: Path, onnx: Path | None, out: Path, artifact: dict, calibrat
             shutil.copytree(file.parent, out / name)  # a large model's weights lie beside the file
 
 
-def load(source: Path, artifact_dir: Path, artifact: dict) -> Any:
+def load(source: Path, artifact_dir: Path, artifact: dict, batch: int = 1) -> Any:
     """The pipeline of the model `source`, running the ONNX files of `artifact_dir`; ready for one image at a time."""
-    threads = artifact["threads"]
-    helpers = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="lane")
-    files = {name: model_file(artifact_dir, name) for name in COMPONENTS}
-    pipeline = assemble(source, {name: SessionNetwork(file, threads, helpers) for name, file in files.items()})
+    pipeline = assemble(source, networks(artifact_dir, artifact, batch))
     one_call(pipeline)  # opens the sessions: a file that does not run fails here, not at the first request
     return pipeline
+
+
+def networks(artifact_dir: Path, artifact: dict, batch: int, profiles: str = "") -> dict[str, "SessionNetwork"]:
+    """The networks of an artifact by component. `profiles`: the folder that the sessions write profiles into."""
+    threads = artifact["threads"]
+    helpers = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="lane")
+    return {
+        name: SessionNetwork(
+            model_file(artifact_dir, name), threads, helpers, batch, profile=profiles and f"{profiles}/{name}"
+        )
+        for name in COMPONENTS
+    }
 
 
 def census(pipeline: Any, artifact_dir: Path, artifact: dict) -> Census:
@@ -82,7 +91,8 @@ def model_file(artifact_dir: Path, component: str) -> Path:
     return artifact_dir / component / "model.onnx"
 
 
-def session_options(threads: int) -> Any:
+def session_options(threads: int, profile: str = "") -> Any:
+    """`profile`: the beginning of the path that the session's profile is written to; "" for none."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads  # the calling thread is one of them
     options.inter_op_num_threads = 1
@@ -90,6 +100,8 @@ def session_options(threads: int) -> Any:
     # client may be waiting for the core.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     options.log_severity_level = 3  # errors
+    if profile:
+        options.enable_profiling, options.profile_file_prefix = True, profile
     return options
 
 
@@ -114,10 +126,10 @@ class SessionNetwork:
     integer timestep. The output is copied out, since a multistep scheduler may keep what it is given.
     """
 
-    def __init__(self, file: Path, threads: int, helpers: ThreadPoolExecutor):
-        self._file, self._threads, self._helpers = file, threads, helpers
-        self._sessions: dict[int, Any] = {}
-        self._bound = PerShape(self._bind)
+    def __init__(self, file: Path, threads: int, helpers: ThreadPoolExecutor, batch: int = 1, profile: str = ""):
+        self._file, self._threads, self._helpers, self._profile = file, threads, helpers, profile
+        self.sessions: dict[int, Any] = {}  # by the number of lanes
+        self._bound = PerShape(self._bind, batch)
 
     def __call__(self, **inputs: torch.Tensor) -> torch.Tensor:
         bound = self._bound.get(inputs)
@@ -132,9 +144,10 @@ class SessionNetwork:
 
     def _session(self, parts: int) -> Any:
         """A session for as many callers at once as there are lanes; each caller is one of the threads."""
-        if parts not in self._sessions:
-            self._sessions[parts] = open_session(self._file, session_options(self._threads - parts + 1))
-        return self._sessions[parts]
+        if parts not in self.sessions:
+            options = session_options(self._threads - parts + 1, self._profile and f"{self._profile}-{parts}")
+            self.sessions[parts] = open_session(self._file, options)
+        return self.sessions[parts]
 
     def _bind(self, inputs: dict[str, torch.Tensor]) -> Bound:
         parts = lanes(batch_of(inputs), self._threads)
@@ -215,10 +228,7 @@ def node_names(file: Path) -> list[str]:
 def profile(file: Path, threads: int, inputs: Inputs) -> list[dict]:
     """The kernels that one call executes, as events of ONNX Runtime's profiler."""
     with tempfile.TemporaryDirectory() as folder:
-        options = session_options(threads)
-        options.enable_profiling = True
-        options.profile_file_prefix = str(Path(folder) / "profile")
-        session = open_session(file, options)
+        session = open_session(file, session_options(threads, str(Path(folder) / "profile")))
         session.run(None, inputs)
         events = json.loads(Path(session.end_profiling()).read_text())
     return [event for event in events if event["cat"] == "Node" and event["name"].endswith("_kernel_time")]

@@ -51,14 +51,16 @@ def convert(source: Path, onnx: Path | None, out: Path, artifact: dict, calibrat
         openvino.save_model(model, out / name / "model.xml", compress_to_fp16=False)
 
 
-def load(source: Path, artifact_dir: Path, artifact: dict) -> Any:
+def load(source: Path, artifact_dir: Path, artifact: dict, batch: int = 1) -> Any:
     """The pipeline of the model `source`, running the networks of `artifact_dir` (IR, or ONNX before conversion).
 
     They are compiled for one image at a time; for other batches they will be on first use.
     """
     precision, threads = precision_hint(artifact), artifact["threads"]
     files = {name: model_file(artifact_dir, name) for name in COMPONENTS}
-    pipeline = assemble(source, {name: CompiledNetwork(file, precision, threads) for name, file in files.items()})
+    pipeline = assemble(
+        source, {name: CompiledNetwork(file, precision, threads, batch) for name, file in files.items()}
+    )
     one_call(pipeline)
     return pipeline
 
@@ -66,7 +68,7 @@ def load(source: Path, artifact_dir: Path, artifact: dict) -> Any:
 def census(pipeline: Any, artifact_dir: Path, artifact: dict) -> Census:
     """What the denoiser was compiled to for batch 1 with guidance, by OpenVINO's runtime model."""
     inputs = {name: torch.from_numpy(array) for name, array in one_call(pipeline).items()}
-    compiled = pipeline.unet.network.compiled_for(inputs)
+    compiled = pipeline.unet.network.bound_for(inputs).compiled
     layers = [runtime_info(layer) for layer in compiled.get_runtime_model().get_ops()]
     compute = [layer for layer in layers if is_compute(layer)]
     found = judge(
@@ -115,15 +117,15 @@ class CompiledNetwork:
     """An OpenVINO model as a `Network`, compiled once for each set of shapes (0.3 s for the reference denoiser).
 
     Compiled for exactly these shapes: with dynamic ones a bf16 denoiser call takes twice as long. `precision` is
-    OpenVINO's inference precision hint.
+    OpenVINO's inference precision hint; `settings` are further properties of compiled models.
     """
 
-    def __init__(self, file: Path, precision: str, threads: int):
-        self._file, self._precision, self._threads = file, precision, threads
-        self._bound = PerShape(self._bind)
+    def __init__(self, file: Path, precision: str, threads: int, batch: int = 1, settings: dict | None = None):
+        self._file, self._precision, self._threads, self._settings = file, precision, threads, settings or {}
+        self._bound = PerShape(self._bind, batch)
 
     def __call__(self, **inputs: torch.Tensor) -> torch.Tensor:
-        bound = self._bound.get(inputs)
+        bound = self.bound_for(inputs)
         for name, value in inputs.items():
             np.copyto(bound.inputs[name], value.numpy())
         for request in bound.requests:
@@ -133,9 +135,9 @@ class CompiledNetwork:
         # Copied, since the next call overwrites it and a multistep scheduler may keep what it is given.
         return torch.from_numpy(bound.output.copy())
 
-    def compiled_for(self, inputs: dict[str, torch.Tensor]) -> Any:
-        """The compiled model that runs inputs of these shapes."""
-        return self._bound.get(inputs).compiled
+    def bound_for(self, inputs: dict[str, torch.Tensor]) -> Bound:
+        """What runs inputs of these shapes."""
+        return self._bound.get(inputs)
 
     def _bind(self, inputs: dict[str, torch.Tensor]) -> Bound:
         parts = lanes(batch_of(inputs), self._threads)
@@ -155,6 +157,7 @@ class CompiledNetwork:
             "INFERENCE_PRECISION_HINT": self._precision,
             "INFERENCE_NUM_THREADS": self._threads,
             "NUM_STREAMS": streams,
+            **self._settings,
         }
         return core.compile_model(model, DEVICE, settings)
 

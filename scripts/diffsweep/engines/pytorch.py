@@ -59,8 +59,11 @@ def has_fp16_kernels() -> bool:
     return torch.ops.mkldnn._is_mkldnn_fp16_supported()
 
 
-def load(source: Path, artifact_dir: Path, artifact: dict):
-    """The pipeline of the model `source`, running the networks of `artifact_dir`; compiled ones are ready to run."""
+def load(source: Path, artifact_dir: Path, artifact: dict, batch: int = 1):
+    """The pipeline of the model `source`, running the networks of `artifact_dir`; compiled ones are ready to run.
+
+    Nothing is prepared for a size: eager networks take any `batch`, and one compiled graph serves them all.
+    """
     refuse_unsupported(artifact)
     pipeline = load_networks(source, artifact_dir, artifact)
     if artifact["compile"]:

@@ -38,6 +38,7 @@ class Completion:
     error: str | None
     detail: str | None
     steady: bool
+    batch_size: int | None = None
 
 
 @dataclass
@@ -96,7 +97,8 @@ def _drive(level: _Level, number: int, client: Client, bodies: Sequence[bytes]) 
 
 def _completion(place: int, number: int, reply: Reply, start_s: float, clients: int) -> Completion:
     times = (round(reply.sent_s - start_s, 7), round(reply.done_s - start_s, 7))
-    return Completion(number, *times, reply.images, reply.error, reply.detail, steady=place >= clients)
+    known = (reply.images, reply.error, reply.detail)
+    return Completion(number, *times, *known, steady=place >= clients, batch_size=reply.batch_size)
 
 
 # --- what a level's completions say ---------------------------------------------------------------------------------

@@ -38,6 +38,10 @@ class Reply:
     def e2e_s(self) -> float:
         return self.done_s - self.sent_s
 
+    @property
+    def batch_size(self) -> int | None:
+        return (self.metrics or {}).get("batch_size")
+
 
 class Garbage(Exception):
     """A reply that says 200 and is no image."""
@@ -144,7 +148,7 @@ def read_reply(payload: bytes) -> tuple[int, dict[str, Any]]:
         raise Garbage(f"the reply is not one of the endpoint: {type(error).__name__}: {error}"[:300]) from None
     if not heads or any(head != PNG_MAGIC for head in heads):
         raise Garbage("the reply holds no PNG image")
-    if not all(isinstance(value, int | float) for value in [*seconds, *steps]):
+    if not all(isinstance(value, int | float) for value in [*seconds, *steps, metrics.get("batch_size", 1)]):
         raise Garbage("the reply's metrics are not numbers")
     return len(images), metrics
 
@@ -153,7 +157,8 @@ SERVER_CLOCKS = ("queue_s", "prompt_encode_s", "decode_s", "image_encode_s", "to
 
 
 def split_clocks(reply: Reply) -> dict[str, Any]:
-    """The parts of a good reply's end-to-end time, in seconds (METHOD.md, "Clocks"); rounded to 0.1 microseconds.
+    """The parts of a good reply's end-to-end time, in seconds (METHOD.md, "Clocks"); rounded to 0.1 microseconds. And
+    batch_size, the images of the call that it ran in; None when the server does not say.
 
     transfer_s is the client's time less the server's: sending, HTTP both ways, receiving. residual_s is what remains
     of the server's time: scheduler set-up, initial latents, work between the steps, handing over between threads.
@@ -169,4 +174,5 @@ def split_clocks(reply: Reply) -> dict[str, Any]:
         **parts,
         "transfer_s": round(e2e_s - server_s, 7),
         "residual_s": round(server_s - sum(parts.values()) - sum(step_s), 7),
+        "batch_size": reply.batch_size,
     }

@@ -111,6 +111,7 @@ def capacity_record(known: Mapping, level: int, completion: Completion) -> Capac
         images=completion.images,
         client=completion.client,
         steady=completion.steady,
+        batch_size=completion.batch_size,
     )
 
 

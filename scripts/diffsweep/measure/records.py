@@ -55,6 +55,7 @@ class LatencyRecord:
     transfer_s: float | None
     first_byte_s: float | None
     attempt: int = 1
+    batch_size: int | None = None  # images of the pipeline call that the request ran in
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ class CapacityRecord:
     client: int
     steady: bool
     trial: int | None = None
+    batch_size: int | None = None
 
 
 @dataclass(frozen=True)

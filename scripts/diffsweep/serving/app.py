@@ -105,7 +105,10 @@ async def _result(request: Request, worker: Worker, wanted: Wanted) -> Done:
 
 
 def reply(wanted: Wanted, done: Done, received_s: float) -> dict:
-    """The answer; `metrics` in seconds. total_s is from the arrival of the request's head until just before sending."""
+    """The answer; `metrics` in seconds, but for batch_size, the images of the call that made these, others' included.
+
+    total_s is from the arrival of the request's head until just before sending.
+    """
     return {
         "created": int(time.time()),
         "data": [{"b64_json": image} for image in done.images],
@@ -119,6 +122,7 @@ def reply(wanted: Wanted, done: Done, received_s: float) -> dict:
             "decode_s": done.decode_s,
             "image_encode_s": done.image_encode_s,
             "total_s": time.perf_counter() - received_s,
+            "batch_size": done.batch_size,
         },
     }
 

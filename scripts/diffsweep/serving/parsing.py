@@ -81,6 +81,11 @@ class Wanted:
     width: int
     height: int
 
+    @property
+    def settings(self) -> tuple:
+        """What requests must share to be made in one call (engines.pipelines.SETTINGS)."""
+        return (self.scheduler, self.steps, self.guidance, self.width, self.height)
+
 
 def parse_request(body: bytes, service: Service) -> Wanted:
     """What `body` asks `service` for. Raises BadRequest."""

@@ -26,7 +26,10 @@ SCHEMAS = PROJECT / "workflow" / "schemas"
 PRICES = "config/prices.yaml"
 
 # One thing that can change between a variant and its parent. Order is the order of the columns.
-AXES = ("engine", "precision", "compile", "scheduler", "steps", "guidance")
+AXES = ("engine", "precision", "compile", "scheduler", "steps", "guidance", "batching")
+# Axes that a baseline need not state, and what it is then. A spec names such an axis only where it is something else,
+# so that an axis that is added here reruns nothing that was measured before.
+UNSTATED = {"batching": None}
 # The axes that decide which files an engine runs; the others travel with each request.
 ARTIFACT_AXES = ("engine", "precision", "compile")
 
@@ -201,9 +204,11 @@ def explain(error: ValidationError) -> str:
         sub = error.schema.get("properties", {}).get(missing[0], {}) if isinstance(error.schema, Mapping) else {}
         meaning = f" ({sub['description']})" if "description" in sub else ""
         return f"{place}{missing[0]!r} is missing{meaning}; add it"
-    if error.validator == "type":
-        return f"{place}{shorten(error.instance)} is not of type {error.validator_value}"
     hint = error.schema.get("description", "") if isinstance(error.schema, Mapping) else ""
+    if error.validator == "type":
+        types = error.validator_value
+        wanted = types if isinstance(types, str) else " or ".join(types)
+        return f"{place}{shorten(error.instance)} is not of type {wanted}" + (f" ({hint})" if hint else "")
     message = error.message if len(error.message) < 200 else f"{shorten(error.instance)} does not fit"
     return f"{place}{message}" + (f" ({hint})" if hint else "")
 
@@ -268,8 +273,8 @@ def _resolve_variant(name: str, variants: Mapping, baseline: str, resolved: dict
             f"variants.{name}.parent: there is no variant {parent_name!r}; {suggest(parent_name, variants)}"
         )
     parent = _resolve_variant(parent_name, variants, baseline, resolved, (*descent, name))
-    axes = {axis: given.get(axis, parent[axis]) for axis in AXES}
-    changes = [f"{axis}: {_say(parent[axis])} -> {_say(axes[axis])}" for axis in AXES if axes[axis] != parent[axis]]
+    axes = {axis: parent[axis] for axis in AXES} | _axes_in(name, given)
+    changes = [f"{axis}: {say(parent[axis])} -> {say(axes[axis])}" for axis in AXES if axes[axis] != parent[axis]]
     if not changes:
         raise ConfigError(f"variants.{name}: changes nothing against its parent {parent_name!r}; change an axis")
     if len(changes) > 1 and not given.get("compound"):
@@ -280,17 +285,31 @@ def _resolve_variant(name: str, variants: Mapping, baseline: str, resolved: dict
     return resolved[name]
 
 
-def _say(value: Any) -> str:
-    return {True: "on", False: "off"}.get(value, str(value)) if isinstance(value, bool) else str(value)
+def _axes_in(name: str, given: Mapping) -> dict:
+    """The axes that a variant states. `batching: off` is None, as if it had never been turned on."""
+    axes = {axis: given[axis] for axis in AXES if axis in given}
+    if axes.get("batching") is True:
+        raise ConfigError(f"variants.{name}.batching: on is too little; say {{max_batch: 4, max_wait_ms: 10}}, or off")
+    return axes | ({"batching": None} if axes.get("batching") is False else {})
+
+
+def say(value: Any) -> str:
+    """The value of an axis in words: on, off, 25, "up to 4 within 10 ms"."""
+    if isinstance(value, Mapping):
+        return f"up to {value['max_batch']} within {value['max_wait_ms']:g} ms"
+    if value is None or isinstance(value, bool):
+        return "on" if value else "off"
+    return str(value)
 
 
 def _baseline(name: str, given: Mapping) -> dict:
     if given.get("parent") is not None:
         raise ConfigError(f"variants.{name}.parent: the baseline has no parent; remove the key")
-    missing = [axis for axis in AXES if axis not in given]
+    axes = UNSTATED | _axes_in(name, given)
+    missing = [axis for axis in AXES if axis not in axes]
     if missing:
         raise ConfigError(f"variants.{name}: the baseline must state every axis; add {', '.join(missing)}")
-    return _variant(name, None, "", {axis: given[axis] for axis in AXES})
+    return _variant(name, None, "", {axis: axes[axis] for axis in AXES})
 
 
 def _variant(name: str, parent: str | None, change: str, axes: dict) -> dict:
@@ -300,7 +319,7 @@ def _variant(name: str, parent: str | None, change: str, axes: dict) -> dict:
 def _refuse_duplicates(variants: Iterable[Mapping]) -> None:
     seen: dict[tuple, str] = {}
     for variant in variants:
-        axes = tuple(variant[axis] for axis in AXES)
+        axes = tuple(say(v) if isinstance(v, Mapping) else v for v in map(variant.get, AXES))
         if axes in seen:
             raise ConfigError(
                 f"variants.{variant['name']}: the same as {seen[axes]!r} on every axis; remove one of them"

@@ -7,12 +7,13 @@ leaves the other specs as they were. Time limits are not in it: they decide whet
 from collections.abc import Mapping
 
 from diffsweep.sweep.digests import data_digest
-from diffsweep.sweep.plan import ARTIFACT_AXES, AXES, artifact_name, find_variant, read_prompts
+from diffsweep.sweep.plan import ARTIFACT_AXES, AXES, UNSTATED, artifact_name, find_variant, read_prompts
 
 
 def axes_of(variant: Mapping) -> dict:
     """A variant without its lineage: what decides a measurement is its axes, not which parent it is written under."""
-    return {"name": variant["name"], **{axis: variant[axis] for axis in AXES}}
+    stated = (axis for axis in AXES if axis not in UNSTATED or variant[axis] != UNSTATED[axis])
+    return {"name": variant["name"], **{axis: variant[axis] for axis in stated}}
 
 
 def artifact_of(plan: Mapping, variant: Mapping, target: str) -> dict:
