@@ -4,6 +4,7 @@
 #   snakemake --cores all --configfile config/smoke.yaml     another sweep
 #   snakemake --cores all --config failed=retry              try again what failed
 #   snakemake --cores all arrivals                           also the highest rate within the objective, of each variant
+#   snakemake --cores all traces                             operator traces, for those who ask where the time goes
 #
 # Paths: results/<sweep>/<model>/<target>/<variant>/<stage>, artifacts under results/artifacts/<model>/<artifact>/.
 import sys
@@ -29,6 +30,7 @@ include: "workflow/rules/convert.smk"
 include: "workflow/rules/benchmark.smk"
 include: "workflow/rules/arrivals.smk"
 include: "workflow/rules/quality.smk"
+include: "workflow/rules/traces.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/calibration.smk"
 include: "workflow/rules/bundle.smk"

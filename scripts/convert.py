@@ -20,7 +20,7 @@ from pathlib import Path
 
 from diffsweep.sweep.files import atomic_folder, digest_file, read_json, write_json
 from diffsweep.sweep.options import add_spec_option, read_spec
-from diffsweep.sweep.outcomes import Failed, Outcome, outcome_of, run_program, run_supervised
+from diffsweep.sweep.outcomes import Failed, Outcome, handed_on, run_program, run_supervised
 from diffsweep.sweep.runs import current_run
 
 STAGE = "convert"
@@ -34,7 +34,8 @@ def main() -> None:
     attempt = spec.get("attempt", 0)
     onnx = options.onnx if options.onnx and (options.onnx / MANIFEST).is_file() else None
     with atomic_folder(options.out) as folder:
-        outcome = outcome_of_export(onnx, attempt) or run_supervised(
+        outcome = handed_on(read_json(onnx / MANIFEST), "export", STAGE, attempt) if onnx else None
+        outcome = outcome or run_supervised(
             lambda: build(spec, onnx, folder), stage=STAGE, timeout_s=spec.get("timeout_s", 1800), attempt=attempt
         )
         facts = read_json(folder / FACTS) if (folder / FACTS).exists() else {}
@@ -57,14 +58,6 @@ def parse_options() -> argparse.Namespace:
 
 def say(text: str) -> None:
     print(f"convert: {text}", flush=True)
-
-
-def outcome_of_export(onnx: Path | None, attempt: int) -> Outcome | None:
-    """How the export ended, if it did not end well."""
-    upstream = outcome_of(read_json(onnx / MANIFEST)) if onnx else None
-    if upstream is None or upstream.ok:
-        return None
-    return Outcome(upstream.status, f"export: {upstream.reason}", STAGE, attempt)
 
 
 def remove_content(folder: Path) -> None:

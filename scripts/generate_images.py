@@ -18,7 +18,7 @@ from typing import Any
 
 from diffsweep.sweep.files import atomic_folder, digest_file, read_json, write_json
 from diffsweep.sweep.options import add_spec_option, read_spec
-from diffsweep.sweep.outcomes import Outcome, outcome_of, run_program, run_supervised
+from diffsweep.sweep.outcomes import Outcome, handed_on, run_program, run_supervised
 from diffsweep.sweep.runs import current_run
 
 STAGE = "images"
@@ -31,7 +31,7 @@ def main() -> None:
     options = parse_options()
     spec, attempt = options.spec, options.spec.get("attempt", 0)
     with atomic_folder(options.out.parent / FOLDER) as folder:
-        outcome = outcome_of_conversion(options.artifact, attempt) or run_supervised(
+        outcome = handed_on(read_json(options.artifact / "manifest.json"), "convert", STAGE, attempt) or run_supervised(
             lambda: make(spec, options.artifact, folder),
             stage=STAGE,
             timeout_s=spec.get("timeout_s", 7200),
@@ -57,12 +57,6 @@ def parse_options() -> argparse.Namespace:
 
 def say(text: str) -> None:
     print(f"images: {text}", flush=True)
-
-
-def outcome_of_conversion(artifact: Path, attempt: int) -> Outcome | None:
-    """How the conversion ended, if it did not end well."""
-    upstream = outcome_of(read_json(artifact / "manifest.json"))
-    return None if upstream.ok else Outcome(upstream.status, f"convert: {upstream.reason}", STAGE, attempt)
 
 
 def manifest(spec: dict, outcome: Outcome, facts: dict) -> dict:

@@ -275,6 +275,20 @@ def score_params(wildcards):
     return as_param({**specs.score_spec(PLAN, attempts), "scorers": scorers})
 
 
+# --- traces ----------------------------------------------------------------------------------------------------------
+
+
+def trace_params(wildcards):
+    attempts = attempt(cell_path("trace.json").format(**wildcards))
+    names = (wildcards.model, wildcards.target, wildcards.variant)
+    return as_param(specs.trace_spec(PLAN, *names, attempts))
+
+
+def trace_code(wildcards):
+    engine = variant_engine(wildcards)
+    return engine_code("trace.py", "serve.py", f"diffsweep/traces/{ENGINES[engine].module}.py", engines=[engine])
+
+
 # --- report ----------------------------------------------------------------------------------------------------------
 
 
@@ -284,6 +298,12 @@ def all_manifests():
 
 def all_replicates():
     return expand(cells("replicate-{{replicate}}/replicate.json"), replicate=REPLICATES)
+
+
+def traces_digest():
+    """The traces that there are. No rule that is part of `all` takes them as input, which would make it make them."""
+    found = [path for path in cells("trace.json") if os.path.exists(path)]
+    return data_digest({path: Path(path).read_text(encoding="utf-8") for path in found})
 
 
 def note_config():
@@ -331,4 +351,5 @@ def begin_run():
 
 
 def show_summary():
-    shell("python scripts/console.py --results {results:q}", results=sweep_path(""))
+    if os.path.exists(sweep_path("summary.csv")):  # else only traces were asked for
+        shell("python scripts/console.py --results {results:q}", results=sweep_path(""))

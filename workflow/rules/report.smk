@@ -99,6 +99,7 @@ rule report:
     params:
         code=digest_of_code("report.py"),
         template=template_digest("report"),
+        traces=traces_digest(),
         results=subpath(input.summary, parent=True),
     message:
         "report on the sweep"

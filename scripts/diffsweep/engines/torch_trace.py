@@ -40,16 +40,23 @@ class Trace:
     compiled_calls: int
 
 
-def trace(call: Callable[[], object]) -> Trace:
-    """Run `call` under torch's profiler."""
+def record(call: Callable[[], object], path: Path) -> None:
+    """Run `call` under torch's profiler, and write what it saw to `path` in Chrome's trace format."""
     import torch
 
     activities = [torch.profiler.ProfilerActivity.CPU]
+    if torch.cuda.is_available():
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
     with torch.inference_mode(), torch.profiler.profile(activities=activities, record_shapes=True) as profiler:
         call()
+    profiler.export_chrome_trace(str(path))
+
+
+def trace(call: Callable[[], object]) -> Trace:
+    """Run `call` under torch's profiler."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trace.json"
-        profiler.export_chrome_trace(str(path))
+        record(call, path)
         events = json.loads(path.read_text(encoding="utf-8"))["traceEvents"]
     compiled = [e for e in events if e.get("ph") == "X" and e["name"].startswith(COMPILED_REGION)]
     return Trace(count_dtypes(map(compute_dtype, innermost_compute(events))), len(compiled))

@@ -14,6 +14,7 @@ from diffsweep.show.embed import data_uri, inline_svgs
 from diffsweep.show.findings import Answer, answer, is_baseline, is_ok
 from diffsweep.show.samples import fit, sample_images
 from diffsweep.show.table import MAIN, MORE, table
+from diffsweep.show.traces import operator_tables
 from diffsweep.sweep.environments import EnvironmentFailed, lock_digest
 from diffsweep.sweep.files import digest_file, read_json
 
@@ -120,6 +121,7 @@ def cell_context(cell: Cell, sources: Sources, pictures: Mapping[str, dict]) -> 
         "gallery": gallery(cell, GALLERY_IMAGES // len(sources.cells)),
         "failures": failures(cell),
         "artifacts": artifacts(cell),
+        "operators": operator_tables(cell),
     }
 
 

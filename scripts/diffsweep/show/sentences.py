@@ -239,9 +239,10 @@ def footnote(cell: Cell) -> str:
 def axes_words(row: Row) -> str:
     """ "torch fp32, ddim 25 steps, guidance 3" """
     compiled = " compiled" if row.get("compile") else ""
+    batching = f", batching {row['batching']}" if row.get("batching") not in (None, "off") else ""
     return (
         f"{row.get('engine')} {row.get('precision')}{compiled}, {row.get('scheduler')} {row.get('steps')} steps, "
-        f"guidance\u00a0{row.get('guidance'):g}"
+        f"guidance\u00a0{row.get('guidance'):g}{batching}"
     )
 
 

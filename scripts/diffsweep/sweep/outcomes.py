@@ -50,6 +50,12 @@ def outcome_of(document: dict) -> Outcome:
     return Outcome(**document["outcome"])
 
 
+def handed_on(document: dict, before: str, stage: str, attempt: int) -> Outcome | None:
+    """The outcome of `stage` when the stage `before`, which wrote `document`, did not end well; None when it did."""
+    upstream = outcome_of(document)
+    return None if upstream.ok else Outcome(upstream.status, f"{before}: {upstream.reason}", stage, attempt)
+
+
 def run_supervised(work: Callable[[], None], *, stage: str, timeout_s: float, attempt: int = 0) -> Outcome:
     """Run `work` in a forked child and say how it ended; the caller lives on whatever happens to the child.
 

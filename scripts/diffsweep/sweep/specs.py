@@ -128,6 +128,19 @@ def images_spec(plan: Mapping, model: str, target: str, variant: str, attempt: i
     }
 
 
+def trace_spec(plan: Mapping, model: str, target: str, variant: str, attempt: int = 0) -> dict:
+    ours = find_variant(plan, variant)
+    images = (ours["batching"] or {"max_batch": 1})["max_batch"]
+    return {
+        "model": plan["models"][model],
+        "target": {k: plan["targets"][target][k] for k in ("name", "device", "threads")},
+        "variant": axes_of(ours),
+        "artifact": artifact_of(plan, ours, target),
+        "prompts": _suite(plan["protocol"]["prompts"], images),
+        "attempt": attempt,
+    }
+
+
 def score_spec(plan: Mapping, attempt: int = 0) -> dict:
     quality = plan["quality"]
     return {
@@ -155,4 +168,5 @@ def limits_of(plan: Mapping) -> dict[str, dict]:
         "arrivals": {"timeout_s": limits["arrivals_s"], "request_timeout_s": limits["request_s"]},
         "images": {"timeout_s": limits["images_s"]},
         "score": {"timeout_s": limits["score_s"]},
+        "trace": {"timeout_s": limits["trace_s"]},
     }
