@@ -139,6 +139,19 @@ def test_every_scheduler_runs_with_and_without_guidance(artifact):
         assert max(facts["schedulers"].values()) <= 1
 
 
+@pytest.mark.parametrize("engine, convolution", [("onnxruntime", "Conv"), ("openvino", "Convolution")])
+def test_a_trace_counts_the_operators_of_all_components(converted, engine, convolution):
+    trace = converted[engine]["trace"]
+    operators = {row["operator"]: row for row in trace["operators"]}
+    assert sum(row["share"] for row in trace["operators"]) == pytest.approx(1)
+    assert [row["total_s"] for row in trace["operators"]] == sorted(o["total_s"] for o in operators.values())[::-1]
+    found = sum(row["calls"] for name, row in operators.items() if convolution in name)
+    assert found % 2 == 0 and found > 3 * 2 * 4  # three steps in two lanes, and the decoder
+    assert trace["components"] == ["text_encoder", "unet", "vae_decoder"]
+    assert trace["files"] == trace["left_over"] == [f"{engine}.json.gz"]
+    assert 0 < trace["last_s"] <= 1.1 * trace["traced_s"]
+
+
 def test_no_network_of_torch_is_loaded(artifact):
     _, facts = artifact
     assert facts["torch_modules"] == []

@@ -253,6 +253,30 @@ def test_export_that_failed_fails_the_artifact(spec, tmp_path):
     assert manifest["outcome"]["reason"] == "export: out of memory"
 
 
+# --- traces ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_trace_says_which_operators_run_and_that_nsys_is_absent(spec, suite, bf16, tmp_path):
+    variant = {"name": "bf16", "scheduler": "ddim", "steps": 2, "guidance": 3.0}
+    variant["batching"] = {"max_batch": 3, "max_wait_ms": 5}
+    wanted = {**spec("bf16"), "target": {"name": "local"}, "variant": variant, "prompts": {"path": str(suite)}}
+    program, out = PROJECT / "scripts" / "trace.py", tmp_path / "trace.json"
+    search = os.pathsep.join(p for p in os.environ["PATH"].split(os.pathsep) if not (Path(p) / "nsys").exists())
+    run_in_torch(program, "--spec", json.dumps(wanted), "--artifact", bf16[0], "--out", out, PATH=search)
+    document = json.loads(out.read_text())
+    torch, nsys = document["profilers"]["torch"], document["profilers"]["nsys"]
+    assert document["outcome"]["status"] == "ok" and document["images"] == 3
+    names = {row["operator"] for row in torch["operators"]}
+    assert {"aten::mkldnn_convolution", "aten::addmm"} <= names
+    assert torch["traced_s"] > 0 and torch["plain_s"] > 0
+    assert nsys["outcome"]["status"] == "unsupported" and "not on the PATH" in nsys["outcome"]["reason"]
+    assert nsys["operators"] == [] and nsys["traced_s"] is None
+    folder = tmp_path / "trace"
+    assert sorted(p.name for p in folder.iterdir()) == ["operators.csv", "operators.json", "torch.json.gz"]
+    assert (folder / "operators.csv").read_text().splitlines()[0] == "operator,calls,total_s,share"
+    assert json.loads((folder / "operators.json").read_text())["operators"] == torch["operators"]
+
+
 # --- pipelines ------------------------------------------------------------------------------------------------------
 
 

@@ -81,6 +81,15 @@ def report(sweep) -> tuple[str, dict]:
         for entry in document["images"][:1]:
             entry["prompt"] = EVIL
         path.write_text(json.dumps(document))
+    operators = [
+        {"operator": f"Conv{i}{EVIL}", "calls": 1234, "total_s": 0.5**i, "share": 0.5**i} for i in range(1, 14)
+    ]
+    known = {"traced_s": 2.0, "plain_s": 1.5, "files": ["trace/torch.json.gz"], "note": "how to read it"}
+    ok, absent = {"status": "ok", "reason": None}, {"status": "unsupported", "reason": "nsys is not on the PATH"}
+    nothing = {"operators": [], "files": [], "traced_s": None, "plain_s": None, "note": ""}
+    profilers = {"torch": {"outcome": ok, "operators": operators, **known}, "nsys": {"outcome": absent, **nothing}}
+    document = {"variant": "bf16", "images": 1, "profilers": profilers}
+    (sweep / "reference/local/bf16/trace.json").write_text(json.dumps(document))
     return shown(sweep)
 
 

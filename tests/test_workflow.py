@@ -204,6 +204,13 @@ def test_a_second_call_finds_nothing_to_do(smoke):
     assert "Nothing to be done" in done.stdout
 
 
+def test_traces_are_made_only_when_asked_for(smoke):
+    done = snakemake(smoke, *SMOKE, "traces", "--dry-run")
+    found = set(re.findall(r"^Job \d+: (.+)$", done.stdout, re.MULTILINE))
+    assert {f"trace {variant} on local" for variant in rows(smoke)} <= found
+    assert not any(job.startswith(("measure", "convert", "images")) for job in found)
+
+
 def test_the_order_of_variants_reruns_no_measurement(smoke):
     config = smoke_config(smoke)
     config["variants"] = dict(reversed(config["variants"].items()))

@@ -3,6 +3,7 @@
 scripts/in_env onnxruntime python tests/engines/onnx_artifacts.py onnxruntime MODEL_FOLDER ONNX_FOLDER OUT_FOLDER
 """
 
+import gzip
 import json
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from diffsweep.engines.parity import compare, parity_requests  # noqa: E402
 from diffsweep.engines.pipelines import SCHEDULERS, ImageRequest, generate, recorded_calls  # noqa: E402
 from diffsweep.engines.sources import load_original  # noqa: E402
 from diffsweep.sweep.outcomes import Unsupported  # noqa: E402
+from diffsweep.traces import load_tracer  # noqa: E402
 
 PRECISIONS = {"onnxruntime": ("fp32", "int8"), "openvino": ("fp32", "bf16", "int8")}
 PROMPTS = ["a b c", "d e f", "g h", "i", "j k", "l m n"]
@@ -58,6 +60,23 @@ def prepared_again(pipeline, largest: int) -> list[str]:
     for batch in batches:
         generate(pipeline, batch)
     return [name for name, network in networks.items() if network._bound._prepare.called]
+
+
+def traced(engine: str, source: Path, out: Path) -> dict:
+    """The trace of a batch of two images, and the components that the raw trace names."""
+    (out / "trace").mkdir()
+    requests = [request(seed) for seed in range(2)]
+    trace = load_tracer(engine).trace(source, out / "fp32", artifact_of(engine, "fp32"), requests, out / "trace")
+    with gzip.open(out / "trace" / trace.files[0], "rt") as handle:
+        events = json.load(handle)["traceEvents"]
+    spans = [event for event in events if event["ph"] == "X"]
+    names = {event["args"]["name"] for event in events if event["ph"] == "M"} | {event["name"] for event in spans}
+    return {
+        **trace.as_dict(),
+        "components": sorted(names & {"text_encoder", "unet", "vae_decoder"}),
+        "last_s": max(event["ts"] + event["dur"] for event in spans) / 1e6,
+        "left_over": sorted(path.name for path in (out / "trace").iterdir()),
+    }
 
 
 def other_schedulers(pipeline, original) -> dict[str, int]:
@@ -121,6 +140,7 @@ def main(engine: str, source: Path, onnx: Path, out: Path) -> dict:
         "artifacts": facts,
         "fp32_that_claims_int8": module.census(fp32, out / "fp32", claims_int8).as_dict(),
         "prepared_again": prepared_again(module.load(source, out / "fp32", artifact_of(engine, "fp32"), 5), 5),
+        "trace": traced(engine, source, out),
         "fp16": reason_of_refusal(engine, "fp16", "cpu", source, onnx),
         "cuda": reason_of_refusal(engine, "fp32", "cuda", source, onnx),
         "no_bfloat16": without_bfloat16(source, onnx) if engine == "openvino" else None,

@@ -1,4 +1,4 @@
-"""The operator traces of a cell for the report, where `snakemake traces` has made some: the top operators per variant."""
+"""The operator traces of a cell for the report, where `snakemake traces` made some: the top operators per variant."""
 
 from collections.abc import Mapping
 
@@ -9,35 +9,37 @@ from diffsweep.sweep.files import read_json
 TOP = 10
 
 
-def operator_tables(cell: Cell) -> list[dict]:
-    """An entry per profiler of each traced variant, in the plan's order: its finding and rows, or why there are none."""
-    tables = []
+def operator_tables(cell: Cell) -> dict:
+    """tables: one per profiler of each traced variant, in the plan's order; absent: a sentence per reason why a
+    profiler saw nothing."""
+    tables, absent = [], {}
     for row in cell.rows:
-        folder = cell.folder / cell.model / cell.target / row["variant"]
-        if (folder / "trace.json").exists():
-            document = read_json(folder / "trace.json")
-            tables += [
-                table(document, profiler, found, f"{cell.model}/{cell.target}/{row['variant']}")
-                for profiler, found in document["profilers"].items()
-            ]
-    return tables
+        where = f"{cell.model}/{cell.target}/{row['variant']}"
+        path = cell.folder / where / "trace.json"
+        document = read_json(path) if path.exists() else {"profilers": {}}
+        for profiler, found in document["profilers"].items():
+            if found["operators"]:
+                tables.append(table(document, profiler, found, where))
+            else:
+                reason = found["outcome"]["reason"] or found["note"]
+                absent.setdefault((profiler, reason), []).append(row["variant"])
+    sentences = [f"{profiler}, {words.listing(names)}: n/a, {reason}." for (profiler, reason), names in absent.items()]
+    return {"tables": tables, "absent": sentences}
 
 
 def table(document: Mapping, profiler: str, found: Mapping, where: str) -> dict:
     """One table. `where`: the variant's folder in the sweep's."""
     operators = found["operators"]
-    rest = operators[TOP:]
     lines = [_line(row["operator"], row["calls"], row["total_s"], row["share"]) for row in operators[:TOP]]
+    rest = operators[TOP:]
     if rest:
         sums = (sum(row[key] for row in rest) for key in ("calls", "total_s", "share"))
-        lines.append(_line(f"{words.count(len(rest), 'other operator')}", *sums))
-    outcome = found["outcome"]
+        lines.append(_line(words.count(len(rest), "other operator"), *sums))
     return {
         "variant": document["variant"],
         "profiler": profiler,
-        "summary": words.listing([f"{row['operator']} {words.percent(row['share'])}" for row in operators[:3]])
-        or f"n/a: {outcome['reason'] or found['note']}",
-        "note": _note(document, found, where) if outcome["status"] == "ok" else "",
+        "summary": words.listing([f"{row['operator']} {words.percent(row['share'])}" for row in operators[:3]]),
+        "note": _note(document, found, where),
         "rows": lines,
     }
 
