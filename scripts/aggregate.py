@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from diffsweep.analysis import economy, latency, load, summary
+from diffsweep.analysis import batching, economy, latency, load, summary
 from diffsweep.analysis.arrivals import trial_rows
 from diffsweep.analysis.cells import Cell, read_cells
 from diffsweep.analysis.columns import put
@@ -98,6 +98,7 @@ def capacity_rows(cells: Sequence[Cell], objective_s: float | None = None) -> It
                 elif field != "clients":
                     row[field] = value
             row["server_cpu_cores"] = cpu_cores(cell, level.clients)
+            row["batch_size_mean"] = batching.mean_size(cell, level.clients)
             marks = {"is_sustained": level is best, "is_knee": level is knee}
             yield {**row, "reason": level.reason or None, **marks}
 

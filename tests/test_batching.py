@@ -11,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from diffsweep.analysis import batching as analysis
+from diffsweep.measure.records import CapacityRecord
 from diffsweep.serving.parsing import Wanted
 from diffsweep.serving.worker import Batching, QueueFull, Worker
 from test_server import fake_app, in_background, pixels
@@ -178,3 +180,26 @@ def test_a_batching_server_answers_each_client_with_its_own_image(tmp_path):
         assert all(replies[seed][1]["metrics"]["batch_size"] == 8 for seed in (50, 60))
         assert server.generate(prompt="fail: on purpose")[0] == 500
         assert server.generate(prompt="x")[0] == 200
+
+
+# --- in the records ---
+
+
+def cell(batching, *batch_sizes):
+    """A cell whose requests under a load of 4 clients ran in batches of these sizes."""
+    base = dict(schema=1, run="r", model="m", target="t", variant="v", scenario="steps", level=4.0, scheduled_s=None)
+    base |= dict(sent_s=0.0, done_s=1.0, status="ok", error=None, images=1, replicate=1, client=0)
+    records = [CapacityRecord(**base, steady=True, batch_size=size) for size in batch_sizes]
+    records.append(CapacityRecord(**base, steady=False, batch_size=9))  # while the level began
+    replicate = SimpleNamespace(capacity=records)
+    return SimpleNamespace(variant={"batching": batching}, replicates=[replicate])
+
+
+def test_the_mean_batch_is_told_and_batching_that_never_happened_is_a_warning():
+    on = {"max_batch": 4, "max_wait_ms": 10}
+    assert analysis.mean_size(cell(on, 4, 4, 1), 4.0) == 3 and analysis.mean_size(cell(on, 4), 2.0) is None
+    assert analysis.warnings(cell(on, 1, 1)) == [
+        "the server batches, and no two requests ran in one batch at any load level"
+    ]
+    for quiet in (cell(on, 1, 2), cell(None, 1, 1), cell(on, None), cell(on)):  # None: measured before it was noted
+        assert analysis.warnings(quiet) == []

@@ -93,6 +93,18 @@ def report(sweep) -> tuple[str, dict]:
     return shown(sweep)
 
 
+def test_the_report_shows_the_operators_of_traced_variants(report):
+    html, _ = report
+    assert "Which operators the time goes to" in html
+    section = html.split("Which operators the time goes to")[1].split("Failures and holes")[0]
+    assert "bf16, torch:" in section and "Conv1" in section and "50 %" in section and "1,234" in section
+    assert (
+        "3 other operators" in section and "traced in 2.00 s (1.50 s without the profiler); how to read it" in section
+    )
+    assert "reference/local/bf16/trace/torch.json.gz" in section
+    assert "nsys, bf16: n/a, nsys is not on the PATH." in section and "<script" not in section
+
+
 # --- labels ---------------------------------------------------------------------------------------------------------
 
 

@@ -6,7 +6,7 @@ An empty field means not measured; `reason` says why. Pure but for the records t
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from diffsweep.analysis import cost, economy, latency, load, pareto, stats
+from diffsweep.analysis import batching, cost, economy, latency, load, pareto, stats
 from diffsweep.analysis.arrivals import arrivals_fields
 from diffsweep.analysis.cells import OK, Cell
 from diffsweep.analysis.columns import Row, estimate_in, fid_margin, put, quality_fields
@@ -101,7 +101,7 @@ def row_of(plan: Mapping, cell: Cell, reference: Reference) -> Row:
     price, _ = price_of(plan["targets"][cell.target])
     row |= economy.economy_fields(cell, row, price, reference.economy)
     told = [row.pop(f"{part}_warnings") for part in ("latency", "capacity", "arrivals")]
-    row["warnings"] = "; ".join(sum(told, []))
+    row["warnings"] = "; ".join(sum(told, batching.warnings(cell)))
     return row
 
 
