@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -90,7 +91,7 @@ def test_the_second_request_is_traced_and_its_kernels_are_tabulated(tmp_path, wi
     assert trace.traced_s >= 0.05
     called = (with_nsys / "calls").read_text().splitlines()
     assert [line.split()[0] for line in called] == ["launch", "start", "stop", "shutdown", "stats"]
-    assert len({line.split("--session")[1].split("=")[-1].split()[0] for line in called[1:4]}) == 1
+    assert len({re.search(r"--session=(\S+)", line).group(1) for line in called[1:4]}) == 1
 
 
 def test_without_nsys_there_is_no_trace(tmp_path, monkeypatch):
