@@ -18,9 +18,10 @@ from itertools import cycle, islice
 from pathlib import Path
 
 from diffsweep.sweep.environments import PROJECT
-from diffsweep.sweep.files import atomic_folder, read_json, write_json
+from diffsweep.sweep.files import atomic_folder, digest_file, read_json, write_json
 from diffsweep.sweep.options import add_spec_option, read_spec
-from diffsweep.sweep.outcomes import Outcome, handed_on, run_supervised
+from diffsweep.sweep.outcomes import Outcome, handed_on, run_program, run_supervised
+from diffsweep.sweep.runs import current_run
 
 STAGE = "trace"
 FOLDER = "trace"
@@ -37,8 +38,8 @@ def main() -> None:
         if outcome is None:
             outcome = run_supervised(lambda: trace_engine(spec, options.artifact, folder), **limits)
             system = run_supervised(lambda: trace_system(spec, options.artifact, folder), **limits)
-        document = manifest(spec, outcome, system, folder)
-    write_json(options.out, document)
+        document = {**manifest(spec, outcome, system, folder), "run": current_run()}
+    write_json(options.out, {**document, "inputs": {"artifact": digest_file(options.artifact / "manifest.json")}})
     for name, found in document["profilers"].items():
         say(f"{spec['variant']['name']}, {name}: {found['outcome']['reason'] or top(found)}")
 
@@ -154,4 +155,4 @@ def trace_system(spec: Mapping, artifact: Path, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)
