@@ -24,6 +24,8 @@ rule trace:
     log:
         cell_path("trace.log"),
     threads: workflow.cores  # the engine runs with the target's threads, as it is measured
+    resources:
+        **on_cluster("trace"),
     params:
         spec=trace_params,
         code=trace_code,

@@ -44,6 +44,7 @@ STAGES = {
     "calibrate": Stage("replicate_s", times=8, alone=True),  # goes on where it was when that is too short
     "images": Stage("images_s"),
     "score": Stage("score_s", on_device=False),
+    "trace": Stage("trace_s", times=2),  # by the engine's profiler, and under nsys
 }
 
 
