@@ -40,7 +40,7 @@ def plan(tmp_path) -> dict:
 
 def test_only_a_measuring_job_has_its_node_to_itself(plan):
     asked = {stage: cluster.resources(plan, stage, "cpu-a")["slurm_extra"] for stage in cluster.STAGES}
-    assert {stage for stage in asked if asked[stage] == "--exclusive"} == {"benchmark", "calibrate"}
+    assert {stage for stage in asked if asked[stage] == "--exclusive"} == {"benchmark", "arrivals", "calibrate"}
 
 
 def test_a_job_goes_to_the_partition_of_its_target(plan):
@@ -52,13 +52,9 @@ def test_a_job_goes_to_the_partition_of_its_target(plan):
 
 def test_a_gpu_is_asked_for_where_the_model_runs(plan):
     asked = {stage: cluster.resources(plan, stage, "gpu-b") for stage in cluster.STAGES}
-    assert {stage for stage in asked if asked[stage]["gpu"] == 1} == {"convert", "benchmark", "calibrate", "images"}
-    assert {stage for stage in asked if asked[stage]["gpu_model"] == "h100"} == {
-        "convert",
-        "benchmark",
-        "calibrate",
-        "images",
-    }
+    with_gpu = {stage for stage in asked if asked[stage]["gpu"] == 1}
+    assert with_gpu == set(cluster.STAGES) - {"export", "score"}
+    assert {stage for stage in asked if asked[stage]["gpu_model"] == "h100"} == with_gpu
 
 
 def test_the_own_time_limit_comes_before_slurms(plan):

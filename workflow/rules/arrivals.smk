@@ -26,7 +26,9 @@ rule arrival_rate:
         document=cell_path("arrivals.json"),
     log:
         cell_path("arrivals.log"),
-    threads: workflow.cores
+    threads: all_cores
+    resources:
+        **on_cluster("arrivals"),
     params:
         spec=arrivals_params,
         code=arrivals_code,

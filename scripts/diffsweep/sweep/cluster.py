@@ -41,6 +41,7 @@ STAGES = {
     "export": Stage("convert_s", on_device=False),
     "convert": Stage("convert_s"),
     "benchmark": Stage("replicate_s", alone=True),
+    "arrivals": Stage("arrivals_s", alone=True),
     "calibrate": Stage("replicate_s", times=8, alone=True),  # goes on where it was when that is too short
     "images": Stage("images_s"),
     "score": Stage("score_s", on_device=False),
