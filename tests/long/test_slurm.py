@@ -141,7 +141,7 @@ def running() -> list[tuple[str, str]]:
     return [tuple(line.strip().split("|", 1)) for line in lines]
 
 
-def disturb(slurm: Slurm, sweep: subprocess.Popen, faults: dict[str, str], timeout_s: float = 900) -> None:
+def disturb(slurm: Slurm, sweep: subprocess.Popen, faults: dict[str, str], timeout_s: float = 1800) -> None:
     """Do each fault once, at its moment, while the sweep runs to its end."""
     deadline = time.monotonic() + timeout_s
     while sweep.poll() is None:
