@@ -155,12 +155,14 @@ def pictures(found: Calibration) -> dict[str, tuple[Figure, str]]:
     for preset, powers in found.powers.items():
         known = {0.0: found.wrong_aa / max(len(found.judged["aa"]), 1), **powers}
         sizes = [s for s in sorted(known) if known[s] is not None]
-        curves.append(power_plot.Curve(preset, sizes, [known[s] for s in sizes]))
+        if len(sizes) > 1:
+            curves.append(power_plot.Curve(preset, sizes, [known[s] for s in sizes]))
     power_frame = style.Frame(title(found), f"{found.what}: how often a planted slow-down is called regressed", "")
     aa = found.judged["aa"]
     held = sum(c.speedup.low <= 1 <= c.speedup.high for c in aa)
+    wrong = words.count(found.wrong_aa, "verdict") + (" claims" if found.wrong_aa == 1 else " claim")
     aa_frame = style.Frame(
-        f"{held} of {len(aa)} intervals hold the truth; {found.wrong_aa} verdicts claim a difference",
+        f"{held} of {len(aa)} intervals hold the truth; {wrong} a difference" if aa else "No A/A comparison",
         f"{found.what}: the baseline against itself, ratio with its 95 % interval",
         "rings: intervals that miss 1",
     )
