@@ -88,7 +88,7 @@ def names(cell: Cell) -> dict:
 
 def capacity_rows(cells: Sequence[Cell], objective_s: float | None = None) -> Iterator[dict]:
     for cell in cells:
-        levels = load.levels_of([r.capacity for r in cell.replicates], objective_s)
+        levels = load.levels_of(cell.loads, objective_s)
         best, knee = load.sustained(levels), load.knee(levels)
         for level in levels:
             row = {**names(cell), "clients": level.clients}

@@ -63,6 +63,11 @@ class Cell:
         return self.variant["name"]
 
     @property
+    def loads(self) -> list[list[CapacityRecord]]:
+        """The load records of each replicate that was put under load (protocol.load_replicates)."""
+        return [replicate.capacity for replicate in self.replicates if replicate.capacity]
+
+    @property
     def status(self) -> str:
         return max((ending.status for ending in self.endings), key=SEVERITY.__getitem__, default=FAILED)
 

@@ -64,13 +64,13 @@ def reference_of(plan: Mapping, group: Sequence[Cell]) -> Reference:
     baseline = next(cell for cell in group if cell.name == plan["baseline"])
     aa = speedup_of(baseline)
     floor = stats.noise_floor(aa)
-    level = load.sustained(load.levels_of([r.capacity for r in baseline.replicates]))
+    level = load.sustained(load.levels_of(baseline.loads))
     return Reference(
         aa=aa,
         noise_floor=floor,
         threshold=stats.threshold(floor),
         host_unfit=unfit_sentence(aa),
-        images_per_s=load.replicate_rates(level, [r.capacity for r in baseline.replicates]) if level else (),
+        images_per_s=load.replicate_rates(level, baseline.loads) if level else (),
         fid_margin=fid_margin(estimate_in((baseline.quality or {}).get("fid"))),
         economy=economy.baseline_of(baseline),
     )
@@ -185,7 +185,7 @@ def speedup_fields(plan: Mapping, cell: Cell, reference: Reference) -> Row:
 
 
 def capacity_fields(plan: Mapping, cell: Cell, reference: Reference) -> Row:
-    records = [r.capacity for r in cell.replicates]
+    records = cell.loads
     levels = load.levels_of(records, plan["protocol"].get("objective_s"))
     level = load.sustained(levels)
     rate = level.images_per_s if level else None

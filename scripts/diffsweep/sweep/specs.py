@@ -59,9 +59,6 @@ def convert_spec(plan: Mapping, model: str, artifact: str, source_digest: str, a
 def benchmark_spec(plan: Mapping, model: str, target: str, variant: str, replicate: int, attempt: int = 0) -> dict:
     """One replicate of one variant, paired with the baseline."""
     ours, baseline = find_variant(plan, variant), find_variant(plan, plan["baseline"])
-    # What ends the ramp decides nothing where the levels are listed.
-    unused = ("max_clients", "objective_s") if "levels" in plan["protocol"] else ()
-    protocol = {k: v for k, v in plan["protocol"].items() if k not in ("preset", "replicates", "prompts", *unused)}
     return {
         "model": plan["models"][model],
         "target": {k: plan["targets"][target][k] for k in ("name", "device", "threads")},  # not its price
@@ -71,10 +68,22 @@ def benchmark_spec(plan: Mapping, model: str, target: str, variant: str, replica
         "baseline_artifact": artifact_of(plan, baseline, target),
         "environments": {"variant": ours["engine"], "baseline": baseline["engine"]},
         "replicate": replicate,
-        "protocol": protocol,
+        "protocol": protocol_of(plan["protocol"], replicate),
         "prompts": _suite(plan["protocol"]["prompts"], plan["protocol"]["distinct_prompts"]),
         "attempt": attempt,
     }
+
+
+def protocol_of(protocol: Mapping, replicate: int) -> dict:
+    """What one replicate is told of the protocol: not what others are told, nor what decides nothing for it."""
+    unused = {"preset", "replicates", "prompts", "load_replicates"}
+    if replicate > protocol["load_replicates"]:
+        protocol = {**protocol, "levels": []}
+    if "levels" in protocol:
+        unused |= {"max_clients", "objective_s"}  # what ends the ramp
+    if protocol.get("levels") == []:
+        unused |= {"requests_per_level"}
+    return {key: value for key, value in protocol.items() if key not in unused}
 
 
 def calibration_spec(plan: Mapping, model: str, target: str) -> dict:
@@ -83,7 +92,8 @@ def calibration_spec(plan: Mapping, model: str, target: str) -> dict:
     replicate = benchmark_spec(plan, model, target, plan["baseline"], replicate=0)
     for role in ("variant", "baseline"):
         replicate[role] = {**replicate[role], "steps": settings["steps"]}
-    replicate["protocol"] = {**replicate["protocol"], "levels": [], "warmup": settings["warmup"]}
+    shared = {key: plan["protocol"][key] for key in ("distinct_prompts", "requests", "block")}
+    replicate["protocol"] = {**shared, "warmup": settings["warmup"], "levels": []}
     scenarios = [_scenario("aa", 0.0, False, size * settings["comparisons"])]
     for slowdown in settings["slowdowns"]:
         scenarios.append(_scenario(f"slower-{slowdown}", slowdown, False, settings["replicates_per_slowdown"]))
