@@ -13,10 +13,10 @@ from diffsweep.show.axes import above, beside, rows, scale
 
 ROW_IN = 0.4
 NAME_IN = 1.75
-NUMBERS_IN = 2.75
+NUMBERS_IN = 3.15
 OFFSET = 0.17  # of a market's line from the middle of its row
-COLUMNS_IN = {"on demand": 0.62, "spot": 1.2}
-PAYBACK_IN = 1.32
+COLUMNS_IN = {"on demand": 0.85, "spot": 1.63}
+PAYBACK_IN = 1.77
 
 Triple = tuple[float, float, float]  # value, low, high; NaN where not measured
 
@@ -57,7 +57,7 @@ def draw(costs: Sequence[Cost], utilisations: Sequence[float], frame: style.Fram
     rows(axes, [cost.name for cost in costs], bold={c.name for c in costs if c.baseline}, grey=unmeasured)
     for y, cost in enumerate(costs):
         _draw_row(axes, y, cost, utilisations)
-    _draw_heads(axes, utilisations, any(not words.missing(cost.objective[0]) for cost in costs))
+    _draw_heads(axes, any(not words.missing(cost.objective[0]) for cost in costs))
     return canvas.figure
 
 
@@ -91,16 +91,14 @@ def _draw_market(axes: Axes, y: float, full: Triple, utilisations: Sequence[floa
     axes.plot(value, y, marker="o", ms=5.5, mfc=colour if filled else palette.PAPER, mec=colour, mew=1.2, zorder=4)
 
 
-def _draw_heads(axes: Axes, utilisations: Sequence[float], objective: bool) -> None:
+def _draw_heads(axes: Axes, objective: bool) -> None:
     head = {"transform": axes.transAxes, "va": "bottom", "size": 8.6, "color": palette.MUTED}
     for label, right_in in COLUMNS_IN.items():
         axes.text(beside(axes, right_in), above(axes), label, ha="right", **head)
     axes.text(beside(axes, PAYBACK_IN), above(axes), "pays back", **head)
-    less = ", ".join(f"{u * 100:.0f}" for u in utilisations[1:])
     handles = [
-        Line2D([], [], ls="", marker="o", ms=5.5, color=palette.MUTED, label="on demand, 100 % used"),
+        Line2D([], [], ls="", marker="o", ms=5.5, color=palette.MUTED, label="on demand"),
         Line2D([], [], ls="", marker="o", ms=5.5, mfc=palette.PAPER, mec=palette.MUTED, label="spot"),
-        Line2D([], [], ls="", marker="|", ms=6, mew=1.3, color=palette.MUTED, label=f"{less} %"),
         Line2D([], [], lw=3, alpha=0.5, color=palette.MUTED, label="95 % interval"),
     ]
     if objective:

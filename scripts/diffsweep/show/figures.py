@@ -275,7 +275,8 @@ def _curves(cell: Cell) -> Picture:
 
 def _costs(cell: Cell) -> Picture:
     entries = costs.entries(cell)
-    subtitle = f"{cell.name}: what 1,000 images cost, by the share of the paid time that the server is busy"
+    less = ", ".join(f"{u * 100:.0f}" for u in UTILISATIONS[1:])
+    subtitle = f"{cell.name}: dot: the server is busy all of the time that is paid; ticks: {less} % of it"
     frame = _frame(cell, costs.finding(cell.rows), subtitle)
     alt = f"Dot plot: cost per 1,000 images of {words.count(len(entries), 'variant')}, on demand and spot."
     return Picture("cost", "cost", cost_plot.draw(entries, UTILISATIONS, frame), frame, alt)
