@@ -407,7 +407,7 @@ def test_the_report_says_what_images_cost(report, sweep):
     text = Page(report[0]).text
     for said in ("What it costs", "c7i.large: $0.0892 an hour on demand, $0.0357 an hour spot", "as of 2026-10-01"):
         assert said in text
-    for said in ("on demand 25 %", "spot 75 %", "pays back", "needs none", "arrivals not run"):
+    for said in ("on demand 25 %", "spot 75 %", "pays back", "needs none", "see `snakemake arrivals`"):
         assert said in text
     assert "The price is old." not in text
     (cell,) = read_cells(sweep)

@@ -17,10 +17,6 @@ from diffsweep.engines import ENGINES
 # Operating point -> its rate among the summary's columns, and the columns of the cost that it leads to.
 RATES = {"peak": "images_per_s", "objective": "rate_within_objective_images_per_s"}
 COSTS = {"peak": "usd_per_1000_images", "objective": "usd_per_1000_images_objective"}
-NO_RATE = {
-    "peak": "no valid load level",
-    "objective": "the arrivals scenario was not run, or no rate stayed within the objective",
-}
 
 
 def start_and_build_s(cell: Cell) -> tuple[float | None, float | None]:
@@ -126,5 +122,10 @@ def cost_rows(plan: Mapping, rows: Sequence[Mapping]) -> Iterator[Row]:
 
 def why_no_cost(row: Mapping, point: str, per_hour: float | None, rate: Estimate | None) -> str | None:
     if rate is None:
-        return row["reason"] or NO_RATE[point]
+        return row["reason"] or ("no valid load level" if point == "peak" else why_no_objective(row))
     return "the price has no such market" if per_hour is None else None
+
+
+def why_no_objective(row: Mapping) -> str:
+    """Why there is no highest rate within the objective."""
+    return "see `snakemake arrivals`" if row.get("arrivals_runs") is None else "no rate stayed within the objective"

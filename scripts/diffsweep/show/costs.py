@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from functools import partial
 
 from diffsweep.analysis.cost import AFTER, AT_ONCE, UTILISATIONS, is_old
+from diffsweep.analysis.economy import why_no_objective
 from diffsweep.show import cost_plot, table, words
 from diffsweep.show.cells import Cell, triple, why_missing
 from diffsweep.show.findings import COST, Row, is_baseline, is_ok
@@ -74,7 +75,7 @@ def age_alarm(price: Mapping | None, now_unix_s: float) -> str:
 def no_cost(row: Row, market: str = "on_demand", objective: bool = False) -> str:
     if words.missing(row.get(f"usd_per_hour_{market}")):
         return table.no_cost(row) if market == "on_demand" else "no spot price"
-    return "arrivals not run" if objective else table.no_cost(row)
+    return why_no_objective(row) if objective else table.no_cost(row)
 
 
 def at_utilisation(value: float, utilisation: float) -> str:
