@@ -20,6 +20,7 @@ from diffsweep.sweep.privacy import find_private
 TEXT = {".json", ".jsonl", ".csv", ".html", ".svg", ".txt", ".yaml"}
 NOT_SWEEPS = ("artifacts", "envs", "published")
 AGAIN = "run the sweep again"
+REMAKE = f"remove it, and {AGAIN}"  # what is there is taken for done
 READERS = {"latency.jsonl": read_latency, "capacity.jsonl": read_capacity}
 
 
@@ -84,13 +85,13 @@ def read_document(path: Path, findings: Findings, *, with_run: bool = True) -> M
         findings.add(path, f"missing; {AGAIN}")
         return None
     except (ValueError, OSError) as error:
-        findings.add(path, f"cannot be read ({error}); {AGAIN}".replace(f"{path}: ", ""))
+        findings.add(path, f"cannot be read ({error}); {REMAKE}".replace(f"{path}: ", ""))
         return None
     if not isinstance(document, dict):
-        findings.add(path, f"is no JSON object; {AGAIN}")
+        findings.add(path, f"is no JSON object; {REMAKE}")
         return None
     if with_run and not (isinstance(document.get("run"), str) and isinstance(document.get("inputs"), dict)):
-        findings.add(path, f"does not name its run and its inputs' digests (an earlier version made it); {AGAIN}")
+        findings.add(path, f"does not name its run and its inputs' digests (an earlier version made it); {REMAKE}")
         return None
     return document
 
@@ -98,17 +99,20 @@ def read_document(path: Path, findings: Findings, *, with_run: bool = True) -> M
 def check_input(path: Path, document: Mapping, name: str, source: Path, findings: Findings) -> None:
     """Was the document at `path` made from the file `source` as it is now?"""
     if findings.digest(source) != document["inputs"].get(name):
-        findings.add(path, f"mixed from two runs: it was made from another {source} than the one there; {AGAIN}")
+        findings.add(path, f"mixed from two runs: it was made from another {source} than the one there; {REMAKE}")
 
 
-def check_files(folder: Path, digests: Mapping[str, str], findings: Findings) -> None:
-    """Are the files in `folder` the ones that were made?"""
+def check_files(folder: Path, digests: Mapping[str, str], findings: Findings, document: str) -> None:
+    """Are the files in `folder` the ones that were made? `document`: the one there that names them."""
     for name, digest in digests.items():
         found = findings.digest(folder / name)
         if found is None:
-            findings.add(folder / name, f"missing; {AGAIN}")
+            findings.add(folder / name, f"missing; remove {document}, which names it, and {AGAIN}")
         elif found.removeprefix("sha256:") != digest.removeprefix("sha256:"):
-            findings.add(folder / name, f"is not the file that was made: its digest differs; {AGAIN}")
+            findings.add(
+                folder / name,
+                f"is not the file that was made: its digest differs; remove {document}, which names it, and {AGAIN}",
+            )
 
 
 def ended_well(document: Mapping) -> bool:
@@ -130,7 +134,7 @@ def check_artifact(folder: Path, findings: Findings, models_here: bool) -> None:
         return
     files = {entry["path"]: entry["sha256"] for entry in manifest.get("files", ())}
     if models_here:
-        check_files(folder, files, findings)
+        check_files(folder, files, findings, path.name)
         for extra in {p.relative_to(folder).as_posix() for p in list_files(folder)} - {*files, path.name}:
             findings.add(folder / extra, "is not in the manifest: it was not made with this artifact; remove it")
     if manifest["inputs"].get("onnx"):
@@ -154,7 +158,7 @@ def check_cell(cell: CellPlace, findings: Findings) -> None:
     if quality is not None:
         check_input(path, quality, "images", cell.folder / "images.json", findings)
         check_input(path, quality, "baseline", cell.baseline_folder / "images.json", findings)
-        check_files(cell.folder, quality.get("files", {}), findings)
+        check_files(cell.folder, quality.get("files", {}), findings, path.name)
     if (cell.folder / "arrivals.json").exists():
         check_arrivals(cell, findings)
 
@@ -164,7 +168,7 @@ def check_arrivals(cell: CellPlace, findings: Findings) -> None:
     notes = read_document(path, findings)
     if notes is not None:
         check_input(path, notes, "artifact", cell.manifest, findings)
-        check_measured(cell.folder, notes, {"arrivals.jsonl": read_capacity}, findings)
+        check_measured(path, notes, {"arrivals.jsonl": read_capacity}, findings)
 
 
 def check_replicate(cell: CellPlace, folder: Path, findings: Findings) -> None:
@@ -174,12 +178,13 @@ def check_replicate(cell: CellPlace, folder: Path, findings: Findings) -> None:
         return
     check_input(path, notes, "artifact", cell.manifest, findings)
     check_input(path, notes, "baseline", cell.baseline_manifest, findings)
-    check_measured(folder, notes, {**READERS, "resources.jsonl": read_resources}, findings)
+    check_measured(path, notes, {**READERS, "resources.jsonl": read_resources}, findings)
 
 
-def check_measured(folder: Path, notes: Mapping, readers: Mapping[str, Callable], findings: Findings) -> None:
-    """Are the records of a job the ones that it made, and whole? readers: by file name."""
-    check_files(folder, notes.get("files", {}), findings)
+def check_measured(path: Path, notes: Mapping, readers: Mapping[str, Callable], findings: Findings) -> None:
+    """Are the records of the job with the document `path` the ones that it made, and whole? readers: by file name."""
+    folder = path.parent
+    check_files(folder, notes.get("files", {}), findings, path.name)
     for name, read in readers.items():
         try:
             records = read(folder / name)
@@ -188,7 +193,7 @@ def check_measured(folder: Path, notes: Mapping, readers: Mapping[str, Callable]
         except FileNotFoundError:
             continue  # told above
         except ValueError as error:
-            findings.problems.append(f"{error}; {AGAIN}")
+            findings.problems.append(f"{error}; remove {path.name} beside it, and {AGAIN}")
 
 
 def check_records(
@@ -200,14 +205,14 @@ def check_records(
             if getattr(record, key) != notes.get(key):
                 findings.problems.append(
                     f"{path}:{number}: mixed from two runs: its {key} is {getattr(record, key)!r}, the replicate's "
-                    f"{notes.get(key)!r}; {AGAIN}"
+                    f"{notes.get(key)!r}; remove the document beside it, and {AGAIN}"
                 )
                 return
 
 
 def check_images(folder: Path, images: Mapping, findings: Findings) -> None:
     files = {entry["file"]: entry["sha256"] for entry in images.get("images", ())}
-    check_files(folder, files, findings)
+    check_files(folder, files, findings, "images.json")
     for extra in {f"images/{path.name}" for path in list_files(folder / "images")} - files.keys():
         findings.add(folder / extra, "is not in images.json: it was not made with the others; remove it")
 
@@ -228,7 +233,7 @@ def check_tables(sweep: Path, artifacts: Path, findings: Findings) -> None:
         check_input(path, index, "summary.parquet", sweep / "summary.parquet", findings)
         for name in (name for picture in index.get("pictures", ()) for name in picture["files"]):
             if not (sweep / "plots" / name).is_file():
-                findings.add(sweep / "plots" / name, f"missing; {AGAIN}")
+                findings.add(sweep / "plots" / name, f"missing; remove index.json beside it, and {AGAIN}")
     check_report(sweep / "report.html", sweep / "summary.parquet", findings)
     if not (sweep / "summary.csv").is_file():
         findings.add(sweep / "summary.csv", f"missing; {AGAIN}")
@@ -241,6 +246,6 @@ def check_report(path: Path, summary: Path, findings: Findings) -> None:
     page = path.read_text(encoding="utf-8", errors="replace")
     told = re.search(r'<meta name="made-from-summary" content="([^"]*)">', page)
     if not page.rstrip().endswith("</html>"):
-        findings.add(path, f"is cut off; {AGAIN}")
+        findings.add(path, f"is cut off; {REMAKE}")
     elif told is None or told.group(1) != findings.digest(summary):
-        findings.add(path, f"mixed from two runs: it was made from another {summary} than the one there; {AGAIN}")
+        findings.add(path, f"mixed from two runs: it was made from another {summary} than the one there; {REMAKE}")

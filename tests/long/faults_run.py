@@ -1,0 +1,237 @@
+"""Kill parts of a running sweep at random moments, and see that the same command always completes it.
+
+    .venv/bin/python tests/long/faults_run.py --faults 50 --out results/published/faults.json
+
+Each fault: some results are taken away, the sweep is started, and at a random moment one process is killed with signal
+9: Snakemake itself, a server, a job, or the build of an environment. Then: no process is left over, the same command
+ends well, and scripts/verify finds nothing wrong. Seeded: --seed 0 plans the same faults each time.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import yaml
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[2] / "scripts")]
+
+from conftest import copy_project  # noqa: E402
+from diffsweep.sweep.files import write_json  # noqa: E402
+
+# The smallest sweep that goes through every stage of one engine.
+SWEEP = {
+    "sweep": "faults",
+    "models": {"reference": {"path": "resources/reference-model", "width": 64, "height": 64}},
+    "targets": ["local"],
+    "baseline": "fp32",
+    "variants": {
+        "fp32": {"engine": "torch", "precision": "fp32", "compile": False}
+        | {"scheduler": "ddim", "steps": 2, "guidance": 3.0},
+        "ddim-3": {"parent": "fp32", "steps": 3},
+    },
+    "protocol": {"distinct_prompts": 2, "warmup": 1, "replicates": 1, "requests": 2, "block": 1, "levels": [1]}
+    | {"requests_per_level": 2},
+    "quality": {"images": 4, "bootstrap": 100},
+}
+CELL = "results/faults/reference/local/ddim-3"
+# What is taken away, so that the sweep has something to do; and about how long it then takes.
+STAGES = {
+    "convert": ("results/artifacts/reference/torch-fp32/manifest.json", 60.0),
+    "measure": (f"{CELL}/replicate-1/replicate.json", 20.0),
+    "images": (f"{CELL}/images.json", 20.0),
+    "score": (f"{CELL}/quality.json", 15.0),
+    "report": ("results/faults/summary.csv", 10.0),
+}
+KINDS = {
+    "snakemake": tuple(STAGES),
+    "job": tuple(STAGES),
+    "server": ("convert", "measure"),
+    "environment": ("score",),
+}
+JOBS = ("convert.py", "benchmark.py", "generate_images.py", "score.py", "aggregate.py", "plot.py", "report.py")
+LEFT_OVER_S = 20.0
+LIMIT_S = 400.0
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What was killed, when (since the sweep's start), and how the same command got over it."""
+
+    number: int
+    kind: str
+    stage: str
+    moment_s: float
+    victim: str
+    exit_code: int
+    recovery_s: float
+
+
+class Broken(Exception):
+    """A fault that was not got over; the message says what was found."""
+
+
+def prepare(folder: Path) -> None:
+    """A copy of the project with the smallest sweep, whose environments can be taken away one by one."""
+    copy_project(folder)
+    shared = (folder / ".envs").resolve()
+    (folder / ".envs").unlink()
+    (folder / ".envs").mkdir()
+    for path in shared.iterdir():
+        if path.is_dir():
+            (folder / ".envs" / path.name).symlink_to(path)
+    (folder / "config" / "faults.yaml").write_text(yaml.safe_dump(SWEEP, sort_keys=False))
+
+
+def command(*more: str) -> list[str]:
+    return [sys.executable, "-m", "snakemake", "--cores", "all", "--configfile", "config/faults.yaml", *more]
+
+
+def start(folder: Path, *more: str) -> subprocess.Popen:
+    environ = {key: value for key, value in os.environ.items() if not key.startswith("DIFFSWEEP_")}
+    with open(folder / "sweep.out", "w") as out:
+        return subprocess.Popen(
+            command(*more), cwd=folder, env=environ, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+        )
+
+
+def complete(folder: Path, *more: str) -> float:
+    """The seconds that the same command took to end well. Raises Broken."""
+    began_s = time.monotonic()
+    code = start(folder, *more).wait(timeout=LIMIT_S)
+    if code:
+        raise Broken(f"the same command ended with code {code}:\n{(folder / 'sweep.out').read_text()[-4000:]}")
+    return time.monotonic() - began_s
+
+
+def processes_in(folder: Path) -> Iterator[tuple[int, str]]:
+    """Number and command line of every process that works in `folder`."""
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            if Path(os.readlink(path / "cwd")).is_relative_to(folder):
+                yield int(path.name), (path / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:  # it has ended meanwhile
+            continue
+
+
+def victims(kind: str, folder: Path, main: int) -> list[tuple[int, str]]:
+    if kind == "snakemake":
+        return [(main, "snakemake")]
+    wanted = {"server": ("serve.py",), "job": JOBS, "environment": ("uv venv", "uv pip", "in_env scoring")}[kind]
+    found = [(pid, line) for pid, line in processes_in(folder) if pid != main and any(w in line for w in wanted)]
+    # A server's and a build's command line stand in that of the shell and the job that started them, too.
+    own = [(pid, line) for pid, line in found if not line.startswith(("/bin/bash", "bash", "/bin/sh", "sh"))]
+    return [(pid, next(w for w in wanted if w in line)) for pid, line in own]
+
+
+def strike(folder: Path, kind: str, stage: str, moment_s: float, rng: random.Random) -> tuple[float, str, int]:
+    """Start the sweep and kill one process after `moment_s`, or as soon as there is one of its kind.
+
+    Returns the moment, what was killed, and how Snakemake ended; "" when the sweep ended first.
+    """
+    (folder / STAGES[stage][0]).unlink(missing_ok=True)
+    if kind == "environment":
+        for path in (folder / ".envs").glob("scoring-*"):
+            path.unlink() if path.is_symlink() or path.is_file() else shutil.rmtree(path)
+    began_s = time.monotonic()
+    process = start(folder)
+    time.sleep(moment_s)
+    while process.poll() is None:
+        found = victims(kind, folder, process.pid)
+        if found:
+            pid, name = rng.choice(found)
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+            return time.monotonic() - began_s, name, process.wait(timeout=LIMIT_S)
+        time.sleep(0.05)
+    return time.monotonic() - began_s, "", process.wait()
+
+
+def check_left_over(folder: Path) -> None:
+    deadline = time.monotonic() + LEFT_OVER_S
+    while left := list(processes_in(folder)):
+        if time.monotonic() > deadline:
+            raise Broken(f"processes were left over: {left}")
+        time.sleep(0.2)
+
+
+def check_results(folder: Path) -> None:
+    verify = [sys.executable, "scripts/verify", "results/faults"]
+    done = subprocess.run(verify, cwd=folder, text=True, capture_output=True)
+    if done.returncode:
+        raise Broken(f"scripts/verify:\n{done.stdout}{done.stderr}")
+
+
+def plan_fault(number: int, seed: int) -> tuple[str, str, float, random.Random]:
+    rng = random.Random(f"{seed} {number}")
+    kind = tuple(KINDS)[number % len(KINDS)]
+    stage = rng.choice(KINDS[kind])
+    return kind, stage, rng.uniform(0.5, STAGES[stage][1]), rng
+
+
+def run_fault(folder: Path, number: int, seed: int) -> Fault:
+    """One fault and its recovery. Raises Broken."""
+    kind, stage, moment_s, rng = plan_fault(number, seed)
+    for _ in range(3):  # a moment after the sweep's end is none; take an earlier one
+        struck_s, victim, code = strike(folder, kind, stage, moment_s, rng)
+        if victim:
+            break
+        moment_s = rng.uniform(0.2, 0.7) * struck_s
+    else:
+        raise Broken(f"no {kind} was there to be killed in stage {stage}")
+    check_left_over(folder)
+    # What a killed server or job could not finish is a failed cell, tried again when asked.
+    recovery_s = complete(folder, *(["--config", "failed=retry"] if kind in ("server", "job") else []))
+    check_left_over(folder)
+    check_results(folder)
+    return Fault(number, kind, stage, round(struck_s, 2), victim, code, round(recovery_s, 1))
+
+
+def run(folder: Path, faults: int, seed: int = 0, say=print) -> list[Fault]:
+    """Prepare `folder`, let the sweep end once, then strike. Raises Broken with the fault's number."""
+    prepare(folder)
+    say(f"the whole sweep, undisturbed: {complete(folder):.1f} s")
+    check_results(folder)
+    done = []
+    for number in range(faults):
+        try:
+            done.append(run_fault(folder, number, seed))
+        except Broken as problem:
+            raise Broken(f"fault {number} ({', '.join(plan_fault(number, seed)[:2])}): {problem}") from None
+        say(" ".join(f"{key}={value}" for key, value in asdict(done[-1]).items()))
+    return done
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--faults", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="where the faults and their recoveries go, as JSON")
+    options = parser.parse_args()
+    began_s = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="diffsweep-faults-") as scratch:
+        try:
+            faults = run(Path(scratch).resolve(), options.faults, options.seed, lambda text: print(text, flush=True))
+        except Broken as problem:
+            sys.exit(f"faults_run: {problem}")
+    seconds = round(time.monotonic() - began_s)
+    print(f"{len(faults)} faults, all got over, in {seconds} s")
+    if options.out:
+        document = {"schema": 1, "seed": options.seed, "seconds": seconds, "faults": [asdict(f) for f in faults]}
+        write_json(options.out, document)
+        print(json.dumps({kind: sum(f.kind == kind for f in faults) for kind in KINDS}))
+
+
+if __name__ == "__main__":
+    main()
