@@ -4,6 +4,10 @@
 # Not part of rule all. Unpacked over a fresh clone, the sweep is there, and Snakemake finds nothing to do.
 
 
+localrules:
+    bundle,
+
+
 rule bundle:
     input:
         report=sweep_path("report.html"),
