@@ -23,7 +23,7 @@ rule trace:
         cell_path("trace.json"),
     log:
         cell_path("trace.log"),
-    threads: workflow.cores  # the engine runs with the target's threads, as it is measured
+    threads: all_cores  # the engine runs with the target's threads, as it is measured
     resources:
         **on_cluster("trace"),
     params:
