@@ -24,8 +24,10 @@ def main() -> None:
         notes = keeping.keep(results, plan, current_locks())
         before = keeping.before_update(notes, results)
         page, update = first(notes) if before is None else against(before, keeping.kept_folder(results, notes))
+    except FileNotFoundError as error:
+        sys.exit(f"update: {error.filename} is missing; let the sweep end first (snakemake --cores all)")
     except (OSError, ValueError, KeyError) as error:
-        sys.exit(f"update: {results}: {type(error).__name__}: {error}; run scripts/aggregate.py first")
+        sys.exit(f"update: {results}: {type(error).__name__}: {error}")
     with atomic(results / "update.html") as temporary:
         temporary.write_text(page, encoding="utf-8")
     write_json(results / keeping.NOTES, {**notes, "update": update})
