@@ -21,6 +21,7 @@ from diffsweep.analysis.comparison import Limits
 from diffsweep.analysis.keeping import NoState, before_update, find, keep, kept, open_state
 from diffsweep.analysis.states import current_locks
 from diffsweep.analysis.updates import Change, Comparison, compare
+from diffsweep.analysis.verification import verify
 from diffsweep.show import report, update_words
 from diffsweep.show.cells import read_cells
 from diffsweep.show.report import Sources
@@ -128,6 +129,21 @@ def test_the_same_results_are_kept_once_and_leftovers_go(tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(tmp_path / "results", copy)  # other times and inodes: the same state
     assert keep(copy / "default", plan, LOCKS)["state"] == first["state"]
+
+
+def test_a_kept_state_that_was_altered_is_found(tmp_path):
+    plan = plan_of(replicates=1, requests=2, images=4)
+    sweep = make(tmp_path, plan)
+    folder = keeping.kept_folder(sweep, keep(sweep, plan, LOCKS))
+    told = [problem for problem in verify(sweep.parent, [sweep]) if str(folder) in problem]
+    assert keeping.altered(folder) == [] and not any("kept" in problem for problem in told)
+    record = folder.joinpath("default", *ORT, "replicate-1/latency.jsonl")
+    record.write_text(record.read_text().replace("0.0", "0.1", 1))
+    assert keeping.altered(folder) == ["/".join(ORT)]
+    problems = [problem for problem in verify(sweep.parent, [sweep]) if problem.startswith(f"{folder}: ")]
+    assert problems == [f"{folder}: the records of {'/'.join(ORT)} are not the ones that were kept; remove this state"]
+    (folder / "default/plan.json").unlink()
+    assert any("cannot be read" in problem for problem in verify(sweep.parent, [sweep]))
 
 
 def test_states_are_found_by_name_by_lock_and_by_sweep(tmp_path):

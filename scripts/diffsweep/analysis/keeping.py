@@ -77,6 +77,15 @@ def kept(results: Path) -> list[Path]:
     return sorted(found, key=lambda path: path.name, reverse=True)
 
 
+def altered(folder: Path) -> list[str]:
+    """The cells of the kept state in `folder` whose records are not the ones that were kept: "model/target/variant"."""
+    notes = read_json(folder / NOTES)
+    results = folder / notes["sweep"]
+    found = describe(results, read_json(results / "plan.json"), {}, notes["kept_unix_s"])["cells"]
+    parts = ("replicates", "records")
+    return [key for key, cell in notes["cells"].items() if any(cell[part] != found[key][part] for part in parts)]
+
+
 def kept_folder(results: Path, notes: Mapping) -> Path:
     return results / STATES / notes["state"]
 

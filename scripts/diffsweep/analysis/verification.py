@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from diffsweep.analysis.keeping import altered, kept
 from diffsweep.analysis.places import CellPlace, each_cell
 from diffsweep.measure.records import CapacityRecord, LatencyRecord, read_capacity, read_latency, read_resources
 from diffsweep.sweep.files import digest_file, list_files, partial_paths, read_json
@@ -75,6 +76,7 @@ def check_sweep(sweep: Path, artifacts: Path, findings: Findings, models_here: b
         check_artifact(cell.manifest.parent, findings, models_here)
         check_cell(cell, findings)
     check_tables(sweep, artifacts, findings)
+    check_states(sweep, findings)
 
 
 def read_document(path: Path, findings: Findings, *, with_run: bool = True) -> Mapping[str, Any] | None:
@@ -237,6 +239,16 @@ def check_tables(sweep: Path, artifacts: Path, findings: Findings) -> None:
     check_report(sweep / "report.html", sweep / "summary.parquet", findings)
     if not (sweep / "summary.csv").is_file():
         findings.add(sweep / "summary.csv", f"missing; {AGAIN}")
+
+
+def check_states(sweep: Path, findings: Findings) -> None:
+    """What was kept for later comparisons: is it still what was kept?"""
+    for folder in kept(sweep):
+        try:
+            for cell in altered(folder):
+                findings.add(folder, f"the records of {cell} are not the ones that were kept; remove this state")
+        except (OSError, ValueError, KeyError) as error:
+            findings.add(folder, f"cannot be read ({type(error).__name__}: {error}); remove this state")
 
 
 def check_report(path: Path, summary: Path, findings: Findings) -> None:
