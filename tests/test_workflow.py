@@ -205,7 +205,7 @@ def test_a_second_call_finds_nothing_to_do(smoke):
 
 
 def test_traces_are_made_only_when_asked_for(smoke):
-    done = snakemake(smoke, *SMOKE, "traces", "--dry-run")
+    done = snakemake(smoke, "traces", *SMOKE, "--dry-run")
     found = set(re.findall(r"^Job \d+: (.+)$", done.stdout, re.MULTILINE))
     assert {f"trace {variant} on local" for variant in rows(smoke)} <= found
     assert not any(job.startswith(("measure", "convert", "images")) for job in found)
