@@ -4,6 +4,7 @@ A prompt "fail: ..." makes the pipeline raise, for the whole batch.
 """
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from diffsweep.serving.parsing import Limits, Service, Wanted
 from diffsweep.serving.worker import Batching, Worker
 from diffsweep.sweep.files import write_json
 
-STEP_S = 0.002
+STEP_S = float(os.environ.get("FAKE_STEP_S", 0.002))
 
 
 def generate(batch: Sequence[Wanted]) -> tuple:
