@@ -20,7 +20,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TextIO
 
-from diffsweep.measure.capacity import ERROR_SHARE_LIMIT, LITTLES_LAW_TOLERANCE
+from diffsweep.measure.capacity import disagreement, littles_law, littles_law_slack, why_invalid, window_of
 from diffsweep.measure.records import SCHEMA, CapacityRecord, RecordWriter
 from diffsweep.sweep.files import atomic, write_json
 from diffsweep.sweep.runs import current_run
@@ -127,44 +127,35 @@ def capacity_records(requests: Sequence[Request], identity: Mapping) -> tuple[li
 
 def figures(records: Sequence[CapacityRecord]) -> dict:
     """Throughput and latency of the steady window, and whether it may be used, as for a level of our own load."""
-    steady = [r for r in records if r.steady]
-    good = [r for r in steady if r.status == "ok"]
-    latencies = [r.done_s - r.sent_s for r in good]
-    window_s = max(r.done_s for r in steady) - max(r.done_s for r in records if not r.steady)
-    errors = sum(r.status != "ok" for r in records)
-    return judged(
+    errors, window = sum(r.error is not None for r in records), window_of(records)
+    latencies = window.latencies_s if window else ()
+    law = littles_law(window, records[0].level) if window else None
+    differ, slack = (disagreement([window]), littles_law_slack(window, records[0].level)) if window else (None, 0.0)
+    return level_of(
         clients=records[0].level,
         requests=len(records),
         errors=errors,
-        requests_per_s=len(good) / window_s,
-        images_per_s=sum(r.images for r in good) / window_s,
-        latency_mean_s=statistics.fmean(latencies) if good else None,
-        latency_p50_s=statistics.median(latencies) if good else None,
+        law=law,
+        reason=why_invalid(len(records), errors, law, differ, slack),
+        requests_per_s=window.requests / window.seconds if window else None,
+        images_per_s=window.images_per_s if window else None,
+        latency_mean_s=statistics.fmean(latencies) if latencies else None,
+        latency_p50_s=statistics.median(latencies) if latencies else None,
         latency_max_s=max(latencies, default=None),
     )
 
 
-def judged(
-    clients: float, requests: int, errors: int, requests_per_s: float, latency_mean_s: float | None, **more
-) -> dict:
-    """The figures of a level with Little's law and the verdict on it (METHOD.md, "Load")."""
-    law = None if latency_mean_s is None else requests_per_s * latency_mean_s / clients
-    reason = None
-    if law is None:
-        reason = "no request succeeded"
-    elif errors > ERROR_SHARE_LIMIT * requests:
-        reason = f"{errors} of {requests} requests failed"
-    elif abs(law - 1) > LITTLES_LAW_TOLERANCE:
-        reason = f"Little's law is off by {law - 1:+.1%}"
+def level_of(clients: float, requests: int, errors: int, law: float | None, reason: str, **more: float | None) -> dict:
+    """The figures of a level, with Little's law and the verdict on it (METHOD.md, "Load")."""
     known = {"scenario": "steps", "level": clients, "requests": requests, "errors": errors}
-    rates = {"requests_per_s": requests_per_s, "latency_mean_s": latency_mean_s}
-    return {**known, **rates, **more, "littles_law": law, "valid": reason is None, "reason": reason}
+    return {**known, **more, "littles_law": law, "valid": not reason, "reason": reason or None}
 
 
 def sentence(level: Mapping) -> str:
     median = "n/a" if level["latency_p50_s"] is None else f"{level['latency_p50_s']:.4f} s"
+    rate = "n/a" if level["requests_per_s"] is None else f"{level['requests_per_s']:.3f}"
     verdict = "valid" if level["valid"] else f"not valid: {level['reason']}"
-    return f"{level['level']:g} clients: {level['requests_per_s']:.3f} requests/s, median {median} ({verdict})"
+    return f"{level['level']:g} clients: {rate} requests/s, median {median} ({verdict})"
 
 
 # --- files of single requests ----------------------------------------------------------------------------------------
@@ -266,11 +257,13 @@ def k6_summary(text: str) -> dict:
         latency = {f"latency_{k}_s": None if v is None else v / 1000 for k, v in milliseconds.items()}
         # Not from "passes" and "fails": they count what the metric asks for, so that a failed request is a pass.
         errors, rate = round(failed_share * requests["count"]), requests["rate"] * (1 - failed_share)
+        law = rate * latency["latency_mean_s"] / clients
     except json.JSONDecodeError as error:
         raise Unreadable(f"neither Locust's or k6's lines nor a whole summary of k6: {error}") from None
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
         raise Unreadable(f"not a summary of k6's http requests: {type(error).__name__}: {error}") from None
-    return judged(clients=clients, requests=requests["count"], errors=errors, requests_per_s=rate, **latency)
+    reason = why_invalid(requests["count"], errors, law, differ=None)
+    return level_of(clients, requests["count"], errors, law, reason, requests_per_s=rate, **latency)
 
 
 if __name__ == "__main__":
