@@ -122,7 +122,11 @@ def run(slurm, folder) -> Run:
     first.wait()
     faults = {"orphan": running()[0][0]}
     second = start(folder, "second.out")
-    disturb(slurm, second, faults)
+    try:
+        disturb(slurm, second, faults)
+    finally:
+        if second.poll() is None:
+            os.killpg(second.pid, signal.SIGKILL)
     text = (folder / "first.out").read_text() + (folder / "second.out").read_text()
     return Run(folder, (folder / "second.out").read_text(), second.returncode, jobs_of(slurm, text), faults)
 
