@@ -104,4 +104,5 @@ def _draw_heads(axes: Axes, objective: bool) -> None:
     if objective:
         label = "within the objective"
         handles.append(Line2D([], [], ls="", marker="D", ms=4.5, mfc=palette.PAPER, mec=palette.INK, label=label))
-    axes.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1), ncols=5, borderaxespad=0.1, borderpad=0.2)
+    tight = {"columnspacing": 1.3, "handletextpad": 0.4, "borderaxespad": 0.1, "borderpad": 0.2}
+    axes.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1), ncols=4, **tight)
