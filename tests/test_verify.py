@@ -82,7 +82,7 @@ DAMAGE = {
         lambda path: path.write_text(""),
         "is not the file that was made",
     ),
-    "a missing replicate": (f"{CELL}/replicate-1/replicate.json", Path.unlink, "missing; run the sweep again"),
+    "a missing replicate": (f"{CELL}/replicate-1/replicate.json", Path.unlink, "missing; make it anew"),
     "a half-written document": (f"{CELL}/quality.json", cut, "not valid JSON"),
     "no inputs named": (f"{CELL}/images.json", take_out, "does not name its run"),
     "an image that was changed": (f"{CELL}/images/0001-1.png", cut, "is not the file that was made"),

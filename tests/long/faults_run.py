@@ -43,14 +43,18 @@ SWEEP = {
     | {"requests_per_level": 2},
     "quality": {"images": 4, "bootstrap": 100},
 }
-CELL = "results/faults/reference/local/ddim-3"
-# What is taken away, so that the sweep has something to do; and about how long it then takes.
+CELLS = "results/faults/reference/local/*"
+SUMMARY = "results/faults/summary.csv"
+IMAGES, SCORES = f"{CELLS}/images.json", f"{CELLS}/quality.json"
+REPLICATES = f"{CELLS}/replicate-1/replicate.json"
+# What is taken away, so that the sweep has something to do, and about how long it then takes. Snakemake does not miss
+# an intermediate file while what was made from it is there, so that goes, too.
 STAGES = {
-    "convert": ("results/artifacts/reference/torch-fp32/manifest.json", 60.0),
-    "measure": (f"{CELL}/replicate-1/replicate.json", 20.0),
-    "images": (f"{CELL}/images.json", 20.0),
-    "score": (f"{CELL}/quality.json", 15.0),
-    "report": ("results/faults/summary.csv", 10.0),
+    "convert": (("results/artifacts/reference/torch-fp32/manifest.json", REPLICATES, IMAGES, SCORES, SUMMARY), 60.0),
+    "measure": ((REPLICATES, SUMMARY), 30.0),
+    "images": ((IMAGES, SCORES, SUMMARY), 30.0),
+    "score": ((SCORES, SUMMARY), 20.0),
+    "report": ((SUMMARY,), 10.0),
 }
 KINDS = {
     "snakemake": tuple(STAGES),
@@ -138,7 +142,8 @@ def strike(folder: Path, kind: str, stage: str, moment_s: float, rng: random.Ran
 
     Returns the moment, what was killed, and how Snakemake ended; "" when the sweep ended first.
     """
-    (folder / STAGES[stage][0]).unlink(missing_ok=True)
+    for path in (path for pattern in STAGES[stage][0] for path in folder.glob(pattern)):
+        path.unlink()
     if kind == "environment":
         for path in (folder / ".envs").glob("scoring-*"):
             path.unlink() if path.is_symlink() or path.is_file() else shutil.rmtree(path)

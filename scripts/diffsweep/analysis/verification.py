@@ -20,8 +20,9 @@ from diffsweep.sweep.privacy import find_private
 
 TEXT = {".json", ".jsonl", ".csv", ".html", ".svg", ".txt", ".yaml"}
 NOT_SWEEPS = ("artifacts", "envs", "published")
-AGAIN = "run the sweep again"
-REMAKE = f"remove it, and {AGAIN}"  # what is there is taken for done
+# Snakemake takes what is there for done, and does not miss an intermediate file while the report is there.
+FORCED = "(snakemake --forcerun)"
+AGAIN = f"make it anew {FORCED}"
 READERS = {"latency.jsonl": read_latency, "capacity.jsonl": read_capacity}
 
 
@@ -87,13 +88,13 @@ def read_document(path: Path, findings: Findings, *, with_run: bool = True) -> M
         findings.add(path, f"missing; {AGAIN}")
         return None
     except (ValueError, OSError) as error:
-        findings.add(path, f"cannot be read ({error}); {REMAKE}".replace(f"{path}: ", ""))
+        findings.add(path, f"cannot be read ({error}); {AGAIN}".replace(f"{path}: ", ""))
         return None
     if not isinstance(document, dict):
-        findings.add(path, f"is no JSON object; {REMAKE}")
+        findings.add(path, f"is no JSON object; {AGAIN}")
         return None
     if with_run and not (isinstance(document.get("run"), str) and isinstance(document.get("inputs"), dict)):
-        findings.add(path, f"does not name its run and its inputs' digests (an earlier version made it); {REMAKE}")
+        findings.add(path, f"does not name its run and its inputs' digests (an earlier version made it); {AGAIN}")
         return None
     return document
 
@@ -101,7 +102,7 @@ def read_document(path: Path, findings: Findings, *, with_run: bool = True) -> M
 def check_input(path: Path, document: Mapping, name: str, source: Path, findings: Findings) -> None:
     """Was the document at `path` made from the file `source` as it is now?"""
     if findings.digest(source) != document["inputs"].get(name):
-        findings.add(path, f"mixed from two runs: it was made from another {source} than the one there; {REMAKE}")
+        findings.add(path, f"mixed from two runs: it was made from another {source} than the one there; {AGAIN}")
 
 
 def check_files(folder: Path, digests: Mapping[str, str], findings: Findings, document: str) -> None:
@@ -109,11 +110,11 @@ def check_files(folder: Path, digests: Mapping[str, str], findings: Findings, do
     for name, digest in digests.items():
         found = findings.digest(folder / name)
         if found is None:
-            findings.add(folder / name, f"missing; remove {document}, which names it, and {AGAIN}")
+            findings.add(folder / name, f"missing; make {document} anew {FORCED}")
         elif found.removeprefix("sha256:") != digest.removeprefix("sha256:"):
             findings.add(
                 folder / name,
-                f"is not the file that was made: its digest differs; remove {document}, which names it, and {AGAIN}",
+                f"is not the file that was made: its digest differs; make {document} anew {FORCED}",
             )
 
 
@@ -195,7 +196,7 @@ def check_measured(path: Path, notes: Mapping, readers: Mapping[str, Callable], 
         except FileNotFoundError:
             continue  # told above
         except ValueError as error:
-            findings.problems.append(f"{error}; remove {path.name} beside it, and {AGAIN}")
+            findings.problems.append(f"{error}; make {path.name} beside it anew {FORCED}")
 
 
 def check_records(
@@ -207,7 +208,7 @@ def check_records(
             if getattr(record, key) != notes.get(key):
                 findings.problems.append(
                     f"{path}:{number}: mixed from two runs: its {key} is {getattr(record, key)!r}, the replicate's "
-                    f"{notes.get(key)!r}; remove the document beside it, and {AGAIN}"
+                    f"{notes.get(key)!r}; make the document beside it anew {FORCED}"
                 )
                 return
 
@@ -235,7 +236,7 @@ def check_tables(sweep: Path, artifacts: Path, findings: Findings) -> None:
         check_input(path, index, "summary.parquet", sweep / "summary.parquet", findings)
         for name in (name for picture in index.get("pictures", ()) for name in picture["files"]):
             if not (sweep / "plots" / name).is_file():
-                findings.add(sweep / "plots" / name, f"missing; remove index.json beside it, and {AGAIN}")
+                findings.add(sweep / "plots" / name, f"missing; make index.json beside it anew {FORCED}")
     check_report(sweep / "report.html", sweep / "summary.parquet", findings)
     if not (sweep / "summary.csv").is_file():
         findings.add(sweep / "summary.csv", f"missing; {AGAIN}")
@@ -258,6 +259,6 @@ def check_report(path: Path, summary: Path, findings: Findings) -> None:
     page = path.read_text(encoding="utf-8", errors="replace")
     told = re.search(r'<meta name="made-from-summary" content="([^"]*)">', page)
     if not page.rstrip().endswith("</html>"):
-        findings.add(path, f"is cut off; {REMAKE}")
+        findings.add(path, f"is cut off; {AGAIN}")
     elif told is None or told.group(1) != findings.digest(summary):
-        findings.add(path, f"mixed from two runs: it was made from another {summary} than the one there; {REMAKE}")
+        findings.add(path, f"mixed from two runs: it was made from another {summary} than the one there; {AGAIN}")
