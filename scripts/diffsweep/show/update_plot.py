@@ -17,6 +17,7 @@ from diffsweep.show.update_words import ratio_words, sides_words, speed_note
 ROW_IN = 0.42
 NAME_IN = 1.75
 NUMBERS_IN = 4.3
+WIDEST = 4.0  # an interval that reaches further runs out of the picture; the numbers beside it say how far
 
 
 def draw(changes: Sequence[Change], frame: style.Frame) -> Figure:
@@ -28,7 +29,7 @@ def draw(changes: Sequence[Change], frame: style.Frame) -> Figure:
         return canvas.figure
     axes = canvas.axes(left=NAME_IN, right=NUMBERS_IN, bottom=0.5, top=0.3)
     spread = [value for change in comparable for side in _sides(change) for value in side]
-    scale(axes, "x", [*spread, 1.0], pad=0.06)
+    scale(axes, "x", np.clip([*spread, 1.0], 1 / WIDEST, WIDEST), pad=0.06)
     axes.set_xlabel("speed relative to before (further right is faster)", labelpad=6)
     missing = {change.variant for change in changes if not change.speed.comparable}
     rows(axes, [change.variant for change in changes], grey=missing)
