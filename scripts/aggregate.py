@@ -10,9 +10,15 @@ tables/inputs.json     the digest of every document that the tables were made fr
 
 import argparse
 import json
+import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from itertools import product
+from multiprocessing import get_context
 from pathlib import Path
 
 import pyarrow as pa
@@ -21,17 +27,18 @@ import pyarrow.parquet
 
 from diffsweep.analysis import batching, economy, latency, load, summary
 from diffsweep.analysis.arrivals import trial_rows
-from diffsweep.analysis.cells import Cell, read_cells
+from diffsweep.analysis.cells import Cell, Source
 from diffsweep.analysis.columns import put
 from diffsweep.analysis.places import each_cell
 from diffsweep.analysis.stats import Estimate
 from diffsweep.sweep.files import atomic, digest_file, read_json, write_json
 from diffsweep.sweep.outcomes import run_program
+from diffsweep.sweep.plan import find_variant
 from diffsweep.sweep.runs import current_run
 
 # What the columns hold that are not measurements (those are floats).
 TEXT = """
-    model target variant parent change engine precision scheduler status reason verdict clip_verdict fid_verdict
+    model target variant machine parent change engine precision scheduler status reason verdict clip_verdict fid_verdict
     quality_verdict quantiles_withheld host_unfit census warnings role prompt_id payback operating_point market
     price_instance price_region price_date energy_reason gpu_clock_events not_offered batching
 """
@@ -40,27 +47,87 @@ WHOLE = """
     defects arrivals_runs identical_images memory_bytes device_memory_bytes peak_memory_bytes artifact_bytes
     build_peak_memory_bytes
 """
-YES_NO = ("compile", "baseline", "valid", "is_warmup", "pareto_", "beaten_")
+YES_NO = ("competes", "compile", "baseline", "valid", "is_warmup", "pareto_", "beaten_")
+
+
+CHUNK = 40  # variants that a worker reads and summarises at a time
+ALONE = 64  # fewer variants than this are not worth starting workers for
 
 
 def main() -> None:
     options = parse_options()
+    tables = options.out / "tables"
+    rows: list[dict] = []
+    levels: list[dict] = []
+    trials: list[dict] = []
+    targets: list[dict] = []
     try:
         plan = read_json(options.plan)
-        cells = list(read_cells(plan, options.results, options.artifacts))
+        source = Source(plan, options.results, options.artifacts, json.loads(options.machines))
+        with parquet_writer(tables / "latency.parquet", LATENCY_SCHEMA) as writer, workers(plan) as run:
+            for model, target in product(plan["models"], plan["targets"]):
+                reference = summary.reference_of(
+                    plan, [source.cell(model, target, find_variant(plan, plan["baseline"]))]
+                )
+                own: list[dict] = []
+                work = partial(summarise_chunk, source, reference, model, target)
+                for part in run(work, chunks(plan["variants"], CHUNK)):
+                    own += part.rows
+                    levels += part.levels
+                    trials += part.trials
+                    writer.write_table(part.requests)
+                summary.mark_fronts(own)
+                targets.append(target_of(plan, model, target, reference, own))
+                rows += own
     except (OSError, ValueError, KeyError) as error:
         sys.exit(f"aggregate: {options.plan} and the results do not fit: {type(error).__name__}: {error}")
-    rows = summary.summarise(plan, cells)
-    tables = options.out / "tables"
-    write_table(tables / "capacity.csv", list(capacity_rows(cells, plan["protocol"].get("objective_s"))))
-    write_table(tables / "arrivals.csv", [{**names(c), **row} for c in cells for row in trial_rows(c.arrivals)])
-    write_table(tables / "latency.parquet", list(latency_rows(cells)))
+    write_table(tables / "capacity.csv", levels)
+    write_table(tables / "arrivals.csv", trials)
     write_table(tables / "cost.csv", list(economy.cost_rows(plan, rows)))
-    write_json(tables / "targets.json", targets_of(plan, cells, rows))
+    write_json(tables / "targets.json", targets)
     write_json(tables / "inputs.json", inputs_of(plan, options))
     write_table(options.out / "summary.parquet", rows)
     write_table(options.out / "summary.csv", rows)  # last: the rule's first output
     say(rows)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a chunk of the variants comes to; the raw records are read, summarised and forgotten."""
+
+    rows: list[dict]
+    levels: list[dict]
+    trials: list[dict]
+    requests: pa.Table
+
+
+def summarise_chunk(
+    source: Source, reference: summary.Reference, model: str, target: str, variants: Sequence[Mapping]
+) -> Part:
+    part = Part([], [], [], LATENCY_SCHEMA.empty_table())
+    requests = []
+    for variant in variants:
+        cell = source.cell(model, target, variant)
+        part.rows.append(summary.row_of(source.plan, cell, reference))
+        part.levels.extend(capacity_rows([cell], source.plan["protocol"].get("objective_s")))
+        part.trials.extend({**names(cell), **row} for row in trial_rows(cell.arrivals))
+        requests.append(latency_table(cell))
+    return replace(part, requests=pa.concat_tables(requests))
+
+
+def chunks(values: Sequence, size: int) -> list[Sequence]:
+    return [values[start : start + size] for start in range(0, len(values), size)]
+
+
+@contextmanager
+def workers(plan: Mapping) -> Iterator[Callable]:
+    """A `map` over chunks, in order: in this process, or on all cores where there is much to read."""
+    cores = len(os.sched_getaffinity(0))
+    if cores == 1 or len(plan["variants"]) < ALONE:
+        yield map
+        return
+    with ProcessPoolExecutor(cores, mp_context=get_context("forkserver")) as pool:
+        yield pool.map
 
 
 def parse_options() -> argparse.Namespace:
@@ -68,6 +135,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--plan", required=True, type=Path, help="the resolved plan, plan.json")
     parser.add_argument("--results", required=True, type=Path, help="the sweep's folder, results/<sweep>")
     parser.add_argument("--artifacts", required=True, type=Path, help="results/artifacts")
+    parser.add_argument("--machines", default="{}", help="JSON, target -> the machine that it is now; others are stale")
     parser.add_argument("--out", required=True, type=Path, help="the folder for the tables")
     return parser.parse_args()
 
@@ -110,45 +178,33 @@ def cpu_cores(cell: Cell, clients: float) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def latency_rows(cells: Sequence[Cell]) -> Iterator[dict]:
-    for cell in cells:
-        for replicate in cell.replicates:
-            for record in replicate.latency:
-                yield {
-                    **names(cell),
-                    **{
-                        key: getattr(record, key)
-                        for key in ("role", "replicate", "block", "order", "prompt_id", "seed")
-                    },
-                    "is_warmup": record.warmup,
-                    "status": record.status,
-                    "sent_unix_s": record.sent_unix_s,
-                    "e2e_s": record.e2e_s,
-                    **{part: latency.part_s(record, part) for part in latency.PARTS},
-                }
+# The columns of tables/latency.parquet that are the records' own.
+OF_RECORDS = ("role", "replicate", "block", "order", "prompt_id", "seed", "status", "sent_unix_s", "e2e_s")
 
 
-def targets_of(plan: Mapping, cells: Sequence[Cell], rows: Sequence[Mapping]) -> list[dict]:
-    """The A/A test of each model on each target, and its useful time."""
-    found = []
-    for group in summary.by_target(cells):
-        reference = summary.reference_of(plan, group)
-        own = [row for row in rows if (row["model"], row["target"]) == (group[0].model, group[0].target)]
-        found.append(
-            {
-                "model": group[0].model,
-                "target": group[0].target,
-                "baseline": plan["baseline"],
-                "aa": asdict(reference.aa) if reference.aa else None,
-                "noise_floor": reference.noise_floor,
-                "threshold": reference.threshold,
-                "host_unfit": reference.host_unfit or None,
-                "useful_s": {
-                    part: sum(row[f"useful_{part}_s"] for row in own) for part in ("requests", "levels", "images")
-                },
-            }
-        )
-    return found
+def latency_table(cell: Cell) -> pa.Table:
+    """One row per request, column by column: there may be millions."""
+    records = [record for replicate in cell.replicates for record in replicate.latency]
+    columns = {key: [getattr(record, key) for record in records] for key in OF_RECORDS}
+    columns |= {name: [value] * len(records) for name, value in names(cell).items()}
+    columns |= {part: [latency.part_s(record, part) for record in records] for part in latency.PARTS}
+    columns["is_warmup"] = [record.warmup for record in records]
+    return pa.table({name: columns[name] for name in LATENCY_SCHEMA.names}, schema=LATENCY_SCHEMA)
+
+
+def target_of(plan: Mapping, model: str, target: str, reference: summary.Reference, rows: Sequence[Mapping]) -> dict:
+    """The A/A test of a model on a target, and its useful time; `rows` are its own."""
+    useful_s = {part: sum(row[f"useful_{part}_s"] for row in rows) for part in ("requests", "levels", "images")}
+    return {
+        "model": model,
+        "target": target,
+        "baseline": plan["baseline"],
+        "aa": asdict(reference.aa) if reference.aa else None,
+        "noise_floor": reference.noise_floor,
+        "threshold": reference.threshold,
+        "host_unfit": reference.host_unfit or None,
+        "useful_s": useful_s,
+    }
 
 
 # --- writing --------------------------------------------------------------------------------------------------------
@@ -182,6 +238,17 @@ def write_table(path: Path, rows: Sequence[Mapping]) -> None:
             pa.csv.write_csv(table, temporary, pa.csv.WriteOptions(quoting_style="needed"))
         else:
             pa.parquet.write_table(table.replace_schema_metadata({"diffsweep": json.dumps({"schema": 1})}), temporary)
+
+
+LATENCY_COLUMNS = ("model", "target", "variant", *OF_RECORDS, "is_warmup", *latency.PARTS)
+LATENCY_SCHEMA = pa.schema([(column, type_of(column)) for column in LATENCY_COLUMNS], {"diffsweep": '{"schema": 1}'})
+
+
+@contextmanager
+def parquet_writer(path: Path, schema: pa.Schema) -> Iterator[pyarrow.parquet.ParquetWriter]:
+    """Write a table piece by piece; the file appears when all of it is there."""
+    with atomic(path) as temporary, pyarrow.parquet.ParquetWriter(temporary, schema) as writer:
+        yield writer
 
 
 if __name__ == "__main__":

@@ -5,17 +5,23 @@
                                    "images": 200, "seed": 0, "batch": 8}'
 
 Image number i has the prompt i (modulo the length of the suite) and the seed `seed` + i. "batch" images are made at a
-time, which changes how long it takes and not what comes out: the latents are drawn image by image. The PNGs lie in
-images/ beside the manifest, which appears last.
+time; the latents are drawn image by image. The PNGs lie in images/ beside the manifest, which appears last.
+
+When more images are asked for, those that are there are kept, in whole batches: the same images in a smaller batch
+would be rounded differently. images.made.json says what they were made with; should that differ, all are made anew.
 """
 
 import argparse
 import hashlib
+import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from diffsweep.sweep.digests import data_digest
+from diffsweep.sweep.environments import lock_digest
 from diffsweep.sweep.files import atomic_folder, digest_file, read_json, write_json
 from diffsweep.sweep.options import add_spec_option, read_spec
 from diffsweep.sweep.outcomes import Outcome, handed_on, run_program, run_supervised
@@ -24,15 +30,17 @@ from diffsweep.sweep.runs import current_run
 STAGE = "images"
 FOLDER = "images"
 FACTS = ".facts.json"
+MADE = "images.made.json"
 PROGRESS_S = 3.0
 
 
 def main() -> None:
     options = parse_options()
     spec, attempt = options.spec, options.spec.get("attempt", 0)
+    earlier = read_earlier(options.out.parent, origin(spec, options.artifact, options.code))
     with atomic_folder(options.out.parent / FOLDER) as folder:
         outcome = handed_on(read_json(options.artifact / "manifest.json"), "convert", STAGE, attempt) or run_supervised(
-            lambda: make(spec, options.artifact, folder),
+            lambda: make(spec, options.artifact, folder, earlier),
             stage=STAGE,
             timeout_s=spec.get("timeout_s", 7200),
             attempt=attempt,
@@ -40,6 +48,8 @@ def main() -> None:
         facts = read_json(folder / FACTS) if outcome.ok else {}
         for path in [folder / FACTS] if outcome.ok else list(folder.iterdir()):
             path.unlink()
+        if outcome.ok and earlier.origin:
+            write_json(options.out.parent / MADE, {"origin": earlier.origin, "images": facts["images"]})
     document = {**manifest(spec, outcome, facts), "run": current_run()}
     write_json(options.out, {**document, "inputs": {"artifact": digest_file(options.artifact / "manifest.json")}})
     say(f"{spec['variant']['name']}: {outcome.status}" + (f": {outcome.reason}" if outcome.reason else ""))
@@ -50,6 +60,7 @@ def parse_options() -> argparse.Namespace:
     add_spec_option(parser, "what to make")
     parser.add_argument("--artifact", required=True, type=Path, help="the artifact's folder")
     parser.add_argument("--out", required=True, type=Path, help="images.json; the PNGs go to images/ beside it")
+    parser.add_argument("--code", help="digest of the code that makes images; without it none are kept")
     options = parser.parse_args()
     options.spec = read_spec("generate_images", options.spec)
     return options
@@ -70,14 +81,56 @@ def manifest(spec: dict, outcome: Outcome, facts: dict) -> dict:
         "batch": spec["batch"],
         "seeds": [image["seed"] for image in facts.get("images", [])],
         "images": facts.get("images", []),
-        **{name: facts.get(name) for name in ("seconds", "load_s", "peak_memory_bytes", "versions")},
+        **{name: facts.get(name) for name in ("kept", "seconds", "load_s", "peak_memory_bytes", "versions")},
     }
+
+
+# --- images of an earlier run ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """Images below `folder` that may be kept. origin: what they are made with; images: their entries, in order."""
+
+    folder: Path
+    origin: str | None
+    images: Sequence[dict] = ()
+
+    def batch(self, indices: range, size: int, wanted: Callable[[int], dict]) -> list[dict] | None:
+        """The entries of a batch that was made as a whole, of the `wanted` prompts and seeds, and is still intact."""
+        found = self.images[indices.start : indices.stop]
+        if indices.stop != min(indices.start + size, len(self.images)):  # it was made in another batch
+            return None
+        same = all(wanted(index).items() <= entry.items() for index, entry in zip(indices, found, strict=True))
+        return list(found) if same and all(map(self._intact, found)) else None
+
+    def _intact(self, entry: dict) -> bool:
+        path = self.folder / entry["file"]
+        return path.is_file() and digest_file(path) == f"sha256:{entry['sha256']}"
+
+
+def origin(spec: dict, artifact: Path, code: str | None) -> str | None:
+    """A digest of everything that decides an image but its prompt and seed; None when the code is not known."""
+    if code is None:
+        return None
+    settings = {key: spec[key] for key in ("model", "variant", "artifact", "batch")}
+    made_with = [digest_file(artifact / "manifest.json"), code, lock_digest(spec["artifact"]["engine"])]
+    return data_digest([settings, *made_with])
+
+
+def read_earlier(folder: Path, origin: str | None) -> Earlier:
+    """What lies in `folder` from an earlier run with the same origin."""
+    try:
+        made = read_json(folder / MADE)
+    except (FileNotFoundError, ValueError):
+        return Earlier(folder, origin)
+    return Earlier(folder, origin, made["images"] if origin and made["origin"] == origin else ())
 
 
 # --- in the child, where the heavy imports are -----------------------------------------------------------------------
 
 
-def make(spec: dict, artifact: Path, folder: Path) -> None:
+def make(spec: dict, artifact: Path, folder: Path, earlier: Earlier) -> None:
     """Fill `folder` with the PNGs and the facts about them."""
     from diffsweep.engines import load_engine
     from diffsweep.engines.manifests import peak_memory_bytes, versions
@@ -88,10 +141,11 @@ def make(spec: dict, artifact: Path, folder: Path) -> None:
     suite = read_suite(spec["suite"]["path"])
     pipeline = load_engine(spec["artifact"]["engine"]).load(source_of(spec["model"]), artifact, spec["artifact"])
     loaded = time.perf_counter()
-    images = list(make_images(pipeline, spec, suite["prompts"], folder))
+    images = list(make_images(pipeline, spec, suite["prompts"], folder, earlier))
     facts = {
         "suite": {"name": suite["name"]},
-        "images": images,
+        "images": [entry for entry, _ in images],
+        "kept": sum(kept for _, kept in images),
         "seconds": time.perf_counter() - loaded,
         "load_s": loaded - started,
         "peak_memory_bytes": peak_memory_bytes(),
@@ -100,18 +154,34 @@ def make(spec: dict, artifact: Path, folder: Path) -> None:
     write_json(folder / FACTS, facts)
 
 
-def make_images(pipeline: Any, spec: dict, prompts: list[str], folder: Path) -> Iterator[dict]:
-    """Write the PNGs a batch at a time; yield the manifest's entry of each."""
+def make_images(
+    pipeline: Any, spec: dict, prompts: list[str], folder: Path, earlier: Earlier
+) -> Iterator[tuple[dict, bool]]:
+    """Write the PNGs a batch at a time; yield the manifest's entry of each, and whether it was there already."""
     from diffsweep.engines.pipelines import sample
 
     total, batch = spec["images"], spec["batch"]
     progress = Progress(spec["variant"]["name"], total)
     for start in range(0, total, batch):
         indices = range(start, min(start + batch, total))
+        kept = earlier.batch(indices, batch, lambda index: identity(spec, prompts, index))
+        if kept is not None:
+            for entry in kept:
+                shutil.copy2(earlier.folder / entry["file"], folder)
+                yield entry, True
+            continue
         images, _ = sample(pipeline, [request_of(spec, prompts, index) for index in indices])
         for index, image in zip(indices, images, strict=True):
-            yield write_image(image, folder, index % len(prompts), prompts, spec["seed"] + index)
+            yield write_image(image, folder, identity(spec, prompts, index)), False
         progress.report(indices.stop)
+
+
+def identity(spec: dict, prompts: list[str], index: int) -> dict:
+    """Which image number `index` is, as the manifest names it."""
+    number, seed = index % len(prompts), spec["seed"] + index
+    prompt_id = f"p{number:03d}"
+    file = f"{FOLDER}/{prompt_id}-{seed}.png"
+    return {"file": file, "prompt_id": prompt_id, "prompt": prompts[number], "seed": seed}
 
 
 def request_of(spec: dict, prompts: list[str], index: int) -> Any:
@@ -127,24 +197,17 @@ def request_of(spec: dict, prompts: list[str], index: int) -> Any:
     )
 
 
-def write_image(image: Any, folder: Path, prompt: int, prompts: list[str], seed: int) -> dict:
+def write_image(image: Any, folder: Path, identity: dict) -> dict:
     """Write one image (H, W, 3), 0..1, as PNG. `finite` is false when NaN or infinity was in it, which turns black."""
     import numpy as np
     from PIL import Image
 
     from diffsweep.engines.pipelines import to_uint8
 
-    prompt_id = f"p{prompt:03d}"
-    path = folder / f"{prompt_id}-{seed}.png"
+    path = folder / Path(identity["file"]).name
     Image.fromarray(to_uint8(image)).save(path)
-    return {
-        "file": f"{FOLDER}/{path.name}",
-        "prompt_id": prompt_id,
-        "prompt": prompts[prompt],
-        "seed": seed,
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        "finite": bool(np.isfinite(image).all()),
-    }
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return {**identity, "sha256": digest, "finite": bool(np.isfinite(image).all())}
 
 
 class Progress:

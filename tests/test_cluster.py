@@ -10,7 +10,7 @@ import yaml
 from conftest import copy_project, snakemake
 from diffsweep.sweep import cluster, specs
 from diffsweep.sweep.environments import NO_BUILD, EnvironmentFailed, ensure_environment
-from diffsweep.sweep.plan import PROJECT, ConfigError, make_plan, read_yaml
+from diffsweep.sweep.plan import PROJECT, ConfigError, find_variant, make_plan, read_yaml
 
 SMOKE = read_yaml(PROJECT / "config" / "smoke.yaml")
 LOCAL = read_yaml(PROJECT / "config" / "targets.yaml")["targets"]["local"]
@@ -78,8 +78,8 @@ def test_where_a_target_is_reached_changes_no_spec(plan, tmp_path):
     variants = {**SMOKE["variants"], "compiled": {"parent": "fp32", "compile": True}}
     other = make_plan(config_for(tmp_path, bare, variants=variants))
     for make in (
-        lambda plan: specs.benchmark_spec(plan, "reference", "cpu-a", "ddim-4", 1),
-        lambda plan: specs.images_spec(plan, "reference", "gpu-b", "compiled"),
+        lambda plan: specs.benchmark_spec(plan, "reference", "cpu-a", find_variant(plan, "ddim-4"), 1),
+        lambda plan: specs.images_spec(plan, "reference", "gpu-b", find_variant(plan, "compiled")),
         lambda plan: specs.convert_spec(plan, "reference", "torch-fp32-compile-gpu-b", "digest"),
     ):
         assert make(plan) == make(other)

@@ -20,12 +20,13 @@ def scripts(tmp_path, monkeypatch):
     (tmp_path / "diffsweep" / "other.py").write_text("y = 1\n")
     (tmp_path / "program.py").write_text(MODULE)
     monkeypatch.setattr(digests, "SCRIPTS", tmp_path)
+    monkeypatch.setattr(digests, "FACTS", tmp_path / "sources.json")
     yield tmp_path
     forget()
 
 
 def forget():
-    for function in (digests._parse, digests._imports, digests._tree_digest):
+    for function in (digests._facts, digests._remembered):
         function.cache_clear()
 
 
@@ -52,6 +53,15 @@ def test_comments_docstrings_and_formatting_do_not_count(scripts):
     text = '"""Else."""\n# why\nfrom diffsweep.part import (\n    value,\n)\n\ndef f():\n    return value  # so\n'
     before, after = digest_after(scripts, "program.py", text)
     assert before == after
+
+
+def test_what_is_remembered_of_a_file_is_by_its_content(scripts, monkeypatch):
+    forget()
+    first = digests.code_digest("program.py")
+    digests.remember_facts()
+    forget()
+    monkeypatch.setattr(digests.ast, "parse", None)  # nothing is parsed a second time
+    assert digests.code_digest("program.py") == first
 
 
 def test_every_program_of_the_workflow_can_be_walked():

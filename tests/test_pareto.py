@@ -47,6 +47,28 @@ def test_surely_beaten_only_beyond_the_intervals():
     assert pareto.surely_dominated([fast, slow, unsure]) == [False, True, False]
 
 
+INTERVAL = st.tuples(VALUE, VALUE).map(lambda ends: tuple(sorted(ends)) if None not in ends else ends)
+
+
+@given(st.lists(st.tuples(INTERVAL, INTERVAL), max_size=12))
+def test_surely_beaten_by_brute_force(intervals):
+    def beats(a, b) -> bool:
+        worse = any(
+            high is None or low is None or not (high < low or exact_tie((low_a, high), (low, high_b)))
+            for (low_a, high), (low, high_b) in zip(a, b, strict=True)
+        )
+        better = any(
+            high is not None and low is not None and high < low for (_, high), (low, _) in zip(a, b, strict=True)
+        )
+        return better and not worse
+
+    def exact_tie(a, b) -> bool:
+        return None not in (*a, *b) and a[0] == a[1] == b[0] == b[1]
+
+    expected = [any(beats(other, mine) for other in intervals) for mine in intervals]
+    assert pareto.surely_dominated(intervals) == expected
+
+
 def test_a_missing_end_decides_nothing():
     fast, unknown = ((1.0, 1.1), (5.0, 6.0)), ((2.0, 2.2), (None, None))
     assert pareto.surely_dominated([fast, unknown]) == [False, False]

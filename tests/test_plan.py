@@ -7,7 +7,16 @@ import pytest
 import yaml
 
 from benchmark import launches_of
-from diffsweep.sweep.plan import AXES, PRICES, PROJECT, ConfigError, make_plan, read_yaml, resolve_price
+from diffsweep.sweep.plan import (
+    AXES,
+    PRICES,
+    PROJECT,
+    ConfigError,
+    find_variant,
+    make_plan,
+    read_yaml,
+    resolve_price,
+)
 from diffsweep.sweep.specs import artifacts_of, benchmark_spec, convert_spec, images_spec
 
 DEFAULT = read_yaml(PROJECT / "config" / "config.yaml")
@@ -206,7 +215,7 @@ def test_every_price_that_ships_can_be_defended():
 def test_a_price_is_in_no_spec_of_what_is_measured(tmp_path):
     """A changed price computes the tables again, and measures nothing."""
     cheap, dear = (plan_with_price(tmp_path, price) for price in ("aws-g5.xlarge", "aws-p5.48xlarge"))
-    names = ("reference", "local", "bf16")
+    names = ("reference", "local", find_variant(cheap, "bf16"))
     assert cheap != dear
     assert benchmark_spec(cheap, *names, 1) == benchmark_spec(dear, *names, 1)
     assert images_spec(cheap, *names) == images_spec(dear, *names)
@@ -233,11 +242,11 @@ def test_yaml_that_is_not_plain_data_is_refused_in_one_line(tmp_path, text):
 def test_a_spec_holds_only_what_its_result_depends_on():
     """A price, the order of variants, another variant, more replicates: none of it changes a measurement's spec."""
     plan = make_plan(DEFAULT)
-    before = benchmark_spec(plan, "reference", "local", "bf16", 1)
+    before = benchmark_spec(plan, "reference", "local", find_variant(plan, "bf16"), 1)
     variants = dict(reversed(DEFAULT["variants"].items())) | {"extra": {"parent": "fp32", "steps": 3}}
     after = make_plan({**DEFAULT, "variants": variants, "protocol": {**DEFAULT["protocol"], "replicates": 5}})
     after["targets"]["local"]["price"]["spot_per_hour"] = 9.0
-    assert benchmark_spec(after, "reference", "local", "bf16", 1) == before
+    assert benchmark_spec(after, "reference", "local", find_variant(after, "bf16"), 1) == before
 
 
 def test_the_digest_of_a_suite_covers_the_prompts_that_are_used(tmp_path):
@@ -249,8 +258,9 @@ def test_the_digest_of_a_suite_covers_the_prompts_that_are_used(tmp_path):
     other = make_plan(changed(quality__images=400, quality__prompts=str(longer), protocol__prompts=str(longer)))
 
     def digests(plan: dict) -> tuple[str, str]:
-        timing = benchmark_spec(plan, "reference", "local", "fp32", 1)["prompts"]["digest"]
-        return timing, images_spec(plan, "reference", "local", "fp32")["suite"]["digest"]
+        fp32 = find_variant(plan, "fp32")
+        timing = benchmark_spec(plan, "reference", "local", fp32, 1)["prompts"]["digest"]
+        return timing, images_spec(plan, "reference", "local", fp32)["suite"]["digest"]
 
     assert digests(plan)[0] == digests(other)[0]
     assert digests(plan)[1] != digests(other)[1]
@@ -279,8 +289,8 @@ def test_batching_is_an_axis_with_its_defaults_and_may_be_turned_off_again():
 
 def test_specs_name_batching_only_where_there_is_some():
     plan = make_plan(DEFAULT)
-    plain = benchmark_spec(plan, "reference", "local", "openvino-bf16", 1)
-    batched = benchmark_spec(plan, "reference", "local", "openvino-bf16-batch-4", 1)
+    plain = benchmark_spec(plan, "reference", "local", find_variant(plan, "openvino-bf16"), 1)
+    batched = benchmark_spec(plan, "reference", "local", find_variant(plan, "openvino-bf16-batch-4"), 1)
     assert "batching" not in plain["variant"] and "batching" not in batched["baseline"]
     assert batched["variant"]["batching"] == {"max_batch": 4, "max_wait_ms": 10}
     assert batched["variant_artifact"] == plain["variant_artifact"]
@@ -291,6 +301,6 @@ def test_variants_that_batch_differently_share_no_server():
     plan = make_plan(changed(variants__batched={"parent": "fp32", "batching": {"max_batch": 2}}))
     shared = {}
     for name in ("ddim-5", "batched"):
-        launches = launches_of(benchmark_spec(plan, "reference", "local", name, 1), options)
+        launches = launches_of(benchmark_spec(plan, "reference", "local", find_variant(plan, name), 1), options)
         shared[name] = launches["variant"] is launches["baseline"]
     assert shared == {"ddim-5": True, "batched": False}

@@ -19,7 +19,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.text import Text
 
 import synthetic
-from diffsweep.show import costs, figures, palette, pareto_plot, sentences, style, words
+from diffsweep.show import costs, figures, palette, pareto_plot, selection, sentences, style, words
 from diffsweep.show.cells import read_cells
 from diffsweep.show.findings import answer
 from diffsweep.show.labels import Box, place_labels
@@ -493,6 +493,28 @@ def test_sixty_variants(tmp_path):
     assert len(html.encode()) < 4e6
     text = Page(html).text
     assert all(variant["name"] in text for variant in variants)
+
+
+def test_hundreds_of_variants_stay_readable(tmp_path):
+    """Pictures with a row for each show the few that matter; the page has all rows as data."""
+    table = {"fp32": (None, {})}
+    table |= {f"s{n}-g{g}": ("fp32", {"steps": n, "guidance": g / 10}) for n in (5, 10, 20) for g in range(31, 101)}
+    plan = small_plan(synthetic.make_variants(table), replicates=2, requests=4, images=3)
+    sweep = aggregated(tmp_path, plan, pictures=False)
+    cell = read_cells(sweep)[0]
+    drawn = {row["variant"] for row in selection.few(cell.rows)}
+    fronts = {row["variant"] for row in cell.rows if row["pareto_latency_fid"] or row["pareto_latency_cost"]}
+    assert len(drawn) == selection.ROWS and {"fp32", *fronts} <= drawn
+    html, index = shown(sweep)
+    assert len(html.encode()) < 5e6
+    everything = json.loads(re.search(r'class="everything">(.*?)</script>', html, re.DOTALL)[1])
+    assert {row[0] for row in everything} == set(table)
+    assert html.count("<tr") < 700  # not one per variant in each of seven tables
+    pareto = (sweep / "plots/pareto-latency-fid.svg").read_text()
+    assert "<image" in pareto and pareto.count('id="point:') < 60 and 'id="label:fp32"' in pareto
+    caption = next(p for p in index["pictures"] if p["name"] == "speedup")
+    assert "40 of 211 variants are shown" in Page(html).text and caption["finding"]
+    assert "40 of 211 variants are shown" in run("console.py", "--results", sweep)
 
 
 def test_several_models_and_targets(tmp_path):

@@ -178,13 +178,17 @@ AGGREGATES = {
 }
 
 
-def jobs(folder: Path, config: dict | None = None) -> set[str]:
-    """What a dry run would do in `folder`, with the smoke config or another: the message of every job."""
+def jobs(folder: Path, config: dict | None = None, *requests: str) -> set[str]:
+    """What a dry run would do in `folder`, with the smoke config or another: the message of every job.
+
+    `requests`: what is asked for of this call (`failed=retry`).
+    """
     name = "config/smoke.yaml"
     if config is not None:
         name = "config/changed.yaml"
         (folder / name).write_text(yaml.safe_dump(config, sort_keys=False))
-    done = snakemake(folder, "--configfile", name, "--dry-run")
+    asked = ("--config", *requests) if requests else ()
+    done = snakemake(folder, "--configfile", name, "--dry-run", *asked)
     assert done.returncode == 0, done.stdout[-4000:]
     return set(re.findall(r"^Job \d+: (.+)$", done.stdout, re.MULTILINE))
 
@@ -211,24 +215,57 @@ def test_traces_are_made_only_when_asked_for(smoke):
     assert not any(job.startswith(("measure", "convert", "images")) for job in found)
 
 
-def test_the_order_of_variants_reruns_no_measurement(smoke):
+def test_the_order_of_variants_reruns_nothing(smoke):
     config = smoke_config(smoke)
     config["variants"] = dict(reversed(config["variants"].items()))
-    assert work(jobs(smoke, config)) == set()
+    assert jobs(smoke, config) == set()
 
 
 def test_a_price_reruns_the_aggregates_only(smoke):
     targets = yaml.safe_load((smoke / "config/targets.yaml").read_text())
-    targets["targets"]["local"]["price"]["spot_per_hour"] = 0.05
+    targets["targets"]["local"]["price"] = "aws-g5.xlarge"
     (smoke / "config/other-targets.yaml").write_text(yaml.safe_dump(targets))
     assert jobs(smoke, {**smoke_config(smoke), "targets_file": "config/other-targets.yaml"}) == AGGREGATES
 
 
-def test_a_new_variant_runs_alone(smoke):
+def all_of(*variants: str, stages: tuple[str, ...] = ("measure", "images", "score")) -> set[str]:
+    """The jobs of some stages of some variants."""
+    measured = {f"measure {name} on local, replicate {number}" for name in variants for number in (1, 2)}
+    images = {f"images of {name} on local" for name in variants}
+    scores = {f"score {name} on local" for name in variants}
+    return set().union(*({"measure": measured, "images": images, "score": scores}[stage] for stage in stages))
+
+
+def test_a_new_or_renamed_variant_runs_alone(smoke):
+    """Renamed, it is new, and nothing else is; its old results stay where they are, under the old name."""
     config = smoke_config(smoke)
-    config["variants"]["ddim-3"] = {"parent": "fp32", "steps": 3}
-    measured = {f"measure ddim-3 on local, replicate {replicate}" for replicate in (1, 2)}
-    assert work(jobs(smoke, config)) == {*measured, "images of ddim-3 on local", "score ddim-3 on local"}
+    config["variants"]["four-steps"] = config["variants"].pop("ddim-4")
+    assert work(jobs(smoke, config)) == all_of("four-steps")
+
+
+def test_an_axis_reruns_its_variant_and_a_prompt_the_images(smoke):
+    """Steps of one variant, and a prompt that latency does not use: two changes, two kinds of jobs, in one dry run."""
+    suite = yaml.safe_load((smoke / "config/prompts/default.yaml").read_text())
+    suite["prompts"].insert(10, "a large plain blue circle on a white background, once more")
+    (smoke / "config/prompts/changed.yaml").write_text(yaml.safe_dump(suite))
+    config = smoke_config(smoke)
+    config["variants"]["ddim-4"]["steps"] = 3
+    config["quality"]["prompts"] = "config/prompts/changed.yaml"
+    found = work(jobs(smoke, config))
+    everybody = ("fp32", "ddim-4", "onnxruntime")
+    assert found == all_of("ddim-4", stages=("measure",)) | all_of(*everybody, stages=("images", "score"))
+
+
+def test_another_baseline_converts_nothing_and_makes_no_image(smoke):
+    config = smoke_config(smoke)
+    four = {**config["variants"]["fp32"], "steps": 4}
+    config["variants"] = {
+        "ddim-4": four,
+        "fp32": {"parent": "ddim-4", "steps": 8},
+        "onnxruntime": {"parent": "fp32", "engine": "onnxruntime"},
+    }
+    config["baseline"] = "ddim-4"
+    assert work(jobs(smoke, config)) == all_of(*config["variants"], stages=("measure", "score"))
 
 
 def test_more_replicates_run_only_the_missing_ones(smoke):
@@ -277,11 +314,60 @@ def test_a_bumped_lock_reruns_the_variants_of_that_environment_only(copy_of_smok
 def test_code_reruns_what_runs_it_and_comments_nothing(copy_of_smoke):
     engine = copy_of_smoke / "scripts/diffsweep/engines/ort.py"
     text = engine.read_text()
-    engine.write_text("# a comment\n" + text)
+    assert text.startswith('"""')
+    engine.write_text('"""Another docstring. ' + text[3:] + "\n# a comment\n")
     assert jobs(copy_of_smoke) == set()
     engine.write_text(text + "\nADDED = 1\n")
     found = work(jobs(copy_of_smoke))
     assert found and all("onnxruntime" in job for job in found)
+
+
+def edit(path: Path, **changes) -> None:
+    """Change some entries of a JSON file; a mapping is merged into what is there."""
+    document = json.loads(path.read_text())
+    for key, value in changes.items():
+        document[key] = {**document[key], **value} if isinstance(value, dict) else value
+    path.write_text(json.dumps(document))
+
+
+def test_failed_cells_run_again_when_asked_for_all_or_by_name(copy_of_smoke):
+    outcome = {"status": "failed", "reason": "was killed (signal 9)"}
+    for variant, replicate in (("ddim-4", 1), ("onnxruntime", 2)):
+        edit(copy_of_smoke / REFERENCE / variant / f"replicate-{replicate}" / "replicate.json", outcome=outcome)
+    both = {"measure ddim-4 on local, replicate 1", "measure onnxruntime on local, replicate 2"}
+    assert work(jobs(copy_of_smoke)) == set()
+    assert work(jobs(copy_of_smoke, None, "failed=retry")) == both
+    named = work(jobs(copy_of_smoke, None, "failed=retry", "only=[ddim-4]"))
+    assert named == {"measure ddim-4 on local, replicate 1"}
+
+
+def test_another_machine_marks_cells_stale_and_reruns_them_when_asked(copy_of_smoke):
+    for path in copy_of_smoke.glob(f"{REFERENCE}/onnxruntime/replicate-*/replicate.json"):
+        edit(path, host={"cpu": "Z80"})
+    done = snakemake(copy_of_smoke, "results/smoke/summary.csv", *SMOKE)
+    assert done.returncode == 0, done.stdout[-3000:]
+    row = rows(copy_of_smoke)["onnxruntime"]
+    assert row["status"] == "stale" and "measured on another machine: CPU was Z80, is " in row["reason"]
+    assert float(row["speedup"]) > 0 and row["competes"] == "false"
+    assert rows(copy_of_smoke)["ddim-4"]["status"] == "ok"
+    assert work(jobs(copy_of_smoke, None, "stale=rerun")) == all_of("onnxruntime", stages=("measure",))
+
+
+def test_explain_says_what_reruns_because_of_what_and_how_long_it_took(smoke):
+    config = smoke_config(smoke)
+    config["variants"]["ddim-4"]["steps"] = 3
+    config["variants"]["ort"] = config["variants"].pop("onnxruntime")
+    (smoke / "config/changed.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    command = [sys.executable, "scripts/explain.py", "--configfile", "config/changed.yaml"]
+    done = subprocess.run(command, cwd=smoke, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert done.returncode == 0, done.stdout
+    lines = [re.split(r" {2,}", line.strip()) for line in done.stdout.splitlines()]
+    measure = next(line for line in lines if line[:2] == ["measure", "reference/local/ddim-4"])
+    assert measure[2] == "2" and re.fullmatch(r"\d+ s", measure[3]) and measure[4] == "steps: 4 -> 3"
+    renamed = next(line for line in lines if line[:2] == ["images", "reference/local/ort"])
+    assert renamed[3:] == ["n/a", "new (the settings of 'onnxruntime', whose results stay under that name)"]
+    assert not any(line[0] == "convert" for line in lines)
+    assert "last time" in done.stdout.splitlines()[-1]
 
 
 def test_a_wrong_config_ends_with_one_line(project):

@@ -1,6 +1,9 @@
 # Config -> plan -> what each rule is told. Everything here is computed once, when the workflow is parsed; the rules
 # themselves hold nothing but what they take, make and run.
+import atexit
 import fcntl
+import gc
+import inspect
 import json
 import os
 import re
@@ -8,11 +11,13 @@ import time
 from functools import cache
 
 from diffsweep.engines import ENGINES
-from diffsweep.sweep import paths, specs
-from diffsweep.sweep.digests import code_digest, data_digest, folder_digest
+from diffsweep.measure import machines
+from diffsweep.sweep import explain, paths, specs
+from diffsweep.sweep.digests import code_digest, code_digests, data_digest, folder_digest, remember_facts
 from diffsweep.sweep.environments import EnvironmentFailed, lock_digest
 from diffsweep.sweep.files import read_json, remove_partials, write_json
-from diffsweep.sweep.plan import ConfigError, find_variant, make_plan, read_yaml
+from diffsweep.sweep.plan import ConfigError, make_plan, read_yaml
+from diffsweep.sweep.requests import attempt_after, requests_of
 from diffsweep.sweep.runs import current_run, prefer_this_python
 from diffsweep.sweep.workflow import announce
 
@@ -30,10 +35,12 @@ def plan_or_exit():
 PLAN = plan_or_exit()
 SWEEP = PLAN["sweep"]
 MODELS, TARGETS = list(PLAN["models"]), list(PLAN["targets"])
-VARIANTS = [variant["name"] for variant in PLAN["variants"]]
+VARIANTS = {variant["name"]: variant for variant in PLAN["variants"]}
 BASELINE = PLAN["baseline"]
 ARTIFACTS = specs.artifacts_of(PLAN)
 REPLICATES = list(range(1, PLAN["protocol"]["replicates"] + 1))
+REQUESTS = requests_of(config)
+MACHINES = {name: machines.this_machine(target) for name, target in PLAN["targets"].items()}
 
 prefer_this_python()
 announce()  # jobs end with this process
@@ -71,7 +78,18 @@ def cells(name):
 
 # --- digests ---------------------------------------------------------------------------------------------------------
 
-digest_of_code = cache(code_digest)
+
+atexit.register(remember_facts)
+
+
+@cache
+def digest_of_code(*programs):
+    """The digest of `programs`, with a note of what it covers, by which scripts/explain.py tells what changed."""
+    digest = code_digest(*programs)
+    note = f".snakemake/diffsweep/code/{digest}.json"
+    if not os.path.exists(note):
+        write_json(note, code_digests(*programs))
+    return digest
 
 
 def engine_code(*programs, engines):
@@ -97,9 +115,12 @@ def source_digest(model):
     return folder_content(source["path"]) if "path" in source else source["revision"]
 
 
+digest_of_lock = cache(lock_digest)
+
+
 def receipt(environment):
     """The receipt of an environment. Its path holds the lock's digest; its time never matters."""
-    return ancient(paths.RECEIPT.format(environment=environment, digest=lock_digest(environment)))
+    return ancient(paths.RECEIPT.format(environment=environment, digest=digest_of_lock(environment)))
 
 
 # The old outcome is gone when its job starts, so the jobs of a cluster read here what the submitting side has counted.
@@ -107,20 +128,40 @@ ATTEMPTS_FILE = ".snakemake/diffsweep/attempts.json"
 ATTEMPTS = read_json(ATTEMPTS_FILE) if workflow.remote_exec else {}
 
 
-def attempt(path):
-    """0, and one more each time that a failed cell is tried again on request (`--config failed=retry`)."""
+def recorded(path):
+    """What a stage left at `path` the last time; None when there is nothing that can be read."""
+    try:
+        document = read_json(path)
+        return document if "outcome" in document else None
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def attempt(path, variants, target=None):
+    """The attempt of the stage that writes `path` for `variants`: one more where this call asks for it again."""
     if not workflow.remote_exec:
-        ATTEMPTS[path] = count_attempt(path)
+        last = recorded(path)
+        stale = target is not None and is_stale(last, target)
+        ATTEMPTS[path] = attempt_after(last, REQUESTS, variants, stale)
     return ATTEMPTS.get(path, 0)
 
 
-def count_attempt(path):
-    try:
-        outcome = read_json(path)["outcome"]
-    except (FileNotFoundError, ValueError, KeyError):
-        return 0
-    again = config.get("failed") == "retry" and outcome["status"] == "failed"
-    return outcome["attempt"] + again
+def is_stale(notes, target):
+    """Was this replicate measured on another machine than the target is now?"""
+    here = MACHINES[target]
+    if notes is None or here is None or "host" not in notes:
+        return False
+    return machines.difference(machines.identity(notes["host"], PLAN["targets"][target]), here) is not None
+
+
+@cache
+def variants_by_artifact():
+    """artifact -> the variants that run it."""
+    found = {}
+    for target in TARGETS:
+        for name, variant in VARIANTS.items():
+            found.setdefault(specs.artifact_of(PLAN, variant, target)["name"], set()).add(name)
+    return found
 
 
 def as_param(spec):
@@ -132,7 +173,8 @@ def as_param(spec):
 
 
 def export_params(wildcards):
-    attempts = attempt(paths.ONNX_MANIFEST.format(model=wildcards.model))
+    users = [name for name, variant in VARIANTS.items() if ENGINES[variant["engine"]].from_onnx]
+    attempts = attempt(paths.ONNX_MANIFEST.format(model=wildcards.model), users)
     return as_param(specs.export_spec(PLAN, wildcards.model, source_digest(wildcards.model), attempts))
 
 
@@ -149,7 +191,7 @@ def artifact_onnx(wildcards):
 
 
 def convert_params(wildcards):
-    attempts = attempt(paths.MANIFEST.format(**wildcards))
+    attempts = attempt(paths.MANIFEST.format(**wildcards), variants_by_artifact()[wildcards.artifact])
     source = source_digest(wildcards.model)
     return as_param(specs.convert_spec(PLAN, wildcards.model, wildcards.artifact, source, attempts))
 
@@ -162,7 +204,7 @@ def convert_code(wildcards):
 
 
 def manifest_of(wildcards, variant):
-    artifact = specs.artifact_of(PLAN, find_variant(PLAN, variant), wildcards.target)
+    artifact = specs.artifact_of(PLAN, VARIANTS[variant], wildcards.target)
     return paths.MANIFEST.format(model=wildcards.model, artifact=artifact["name"])
 
 
@@ -175,7 +217,7 @@ def baseline_manifest(wildcards):
 
 
 def variant_engine(wildcards):
-    return find_variant(PLAN, wildcards.variant)["engine"]
+    return VARIANTS[wildcards.variant]["engine"]
 
 
 def variant_environment(wildcards):
@@ -183,7 +225,7 @@ def variant_environment(wildcards):
 
 
 def paired_engines(wildcards):
-    return sorted({variant_engine(wildcards), find_variant(PLAN, BASELINE)["engine"]})
+    return sorted({variant_engine(wildcards), VARIANTS[BASELINE]["engine"]})
 
 
 def paired_environments(wildcards):
@@ -191,8 +233,9 @@ def paired_environments(wildcards):
 
 
 def benchmark_params(wildcards):
-    attempts = attempt(cell_path("replicate-{replicate}/replicate.json").format(**wildcards))
-    names = (wildcards.model, wildcards.target, wildcards.variant, int(wildcards.replicate))
+    path = cell_path("replicate-{replicate}/replicate.json").format(**wildcards)
+    attempts = attempt(path, [wildcards.variant], wildcards.target)
+    names = (wildcards.model, wildcards.target, VARIANTS[wildcards.variant], int(wildcards.replicate))
     return as_param(specs.benchmark_spec(PLAN, *names, attempts))
 
 
@@ -212,7 +255,7 @@ def calibration_manifest(wildcards):
 
 
 def calibration_environments(wildcards):
-    return [receipt(find_variant(PLAN, BASELINE)["engine"])]
+    return [receipt(VARIANTS[BASELINE]["engine"])]
 
 
 def calibration_params(wildcards):
@@ -221,15 +264,15 @@ def calibration_params(wildcards):
 
 def calibration_code(wildcards):
     programs = ("calibrate.py", "benchmark.py", "serve_slowed.py")
-    return engine_code(*programs, engines=[find_variant(PLAN, BASELINE)["engine"]])
+    return engine_code(*programs, engines=[VARIANTS[BASELINE]["engine"]])
 
 
 # --- arrivals --------------------------------------------------------------------------------------------------------
 
 
 def arrivals_params(wildcards):
-    attempts = attempt(cell_path("arrivals.json").format(**wildcards))
-    names = (wildcards.model, wildcards.target, wildcards.variant)
+    attempts = attempt(cell_path("arrivals.json").format(**wildcards), [wildcards.variant])
+    names = (wildcards.model, wildcards.target, VARIANTS[wildcards.variant])
     return as_param(specs.arrivals_spec(PLAN, *names, attempts))
 
 
@@ -255,8 +298,8 @@ def found_arrivals():
 
 
 def images_params(wildcards):
-    attempts = attempt(cell_path("images.json").format(**wildcards))
-    names = (wildcards.model, wildcards.target, wildcards.variant)
+    attempts = attempt(cell_path("images.json").format(**wildcards), [wildcards.variant])
+    names = (wildcards.model, wildcards.target, VARIANTS[wildcards.variant])
     return as_param(specs.images_spec(PLAN, *names, attempts))
 
 
@@ -269,7 +312,7 @@ def baseline_images(wildcards):
 
 
 def score_params(wildcards):
-    attempts = attempt(cell_path("quality.json").format(**wildcards))
+    attempts = attempt(cell_path("quality.json").format(**wildcards), [wildcards.variant])
     folders = [PLAN["quality"][key] for key in ("fid", "clip", "classifier") if PLAN["quality"][key]]
     scorers = {folder: folder_content(folder) for folder in folders}
     return as_param({**specs.score_spec(PLAN, attempts), "scorers": scorers})
@@ -279,7 +322,7 @@ def score_params(wildcards):
 
 
 def trace_params(wildcards):
-    attempts = attempt(cell_path("trace.json").format(**wildcards))
+    attempts = attempt(cell_path("trace.json").format(**wildcards), [wildcards.variant])
     names = (wildcards.model, wildcards.target, wildcards.variant)
     return as_param(specs.trace_spec(PLAN, *names, attempts))
 
@@ -308,7 +351,8 @@ def traces_digest():
 
 def note_config():
     """The merged config as a file, named by its content, for the program that writes the plan."""
-    merged = {key: value for key, value in config.items() if key != "failed"}  # a request of this call only
+    requests = ("failed", "stale", "only")  # of this call, not of the sweep
+    merged = {key: value for key, value in config.items() if key not in requests}
     path = f".snakemake/diffsweep/config-{data_digest(merged)}.json"
     if not os.path.exists(path):
         write_json(path, merged)
@@ -353,3 +397,22 @@ def begin_run():
 def show_summary():
     if os.path.exists(sweep_path("summary.csv")):  # else only traces were asked for
         shell("python scripts/console.py --results {results:q}", results=sweep_path(""))
+
+
+def note_jobs(path):
+    """For scripts/explain.py: what this call would do, as the last thing that it does."""
+    if workflow.dag is not None:
+        write_json(path, {"plan": PLAN, "machines": MACHINES, "jobs": explain.collect(workflow)})
+
+
+if "DIFFSWEEP_EXPLAIN" in os.environ:
+    atexit.register(note_jobs, os.environ["DIFFSWEEP_EXPLAIN"])
+
+
+# --- thousands of jobs -----------------------------------------------------------------------------------------------
+
+# Snakemake asks for a function's signature each time that it calls it, and Python looks for cycles among the jobs' many
+# objects again and again: together a third of the time of a dry run of 10,000 jobs.
+for function in [value for value in globals().values() if inspect.isfunction(value)]:
+    function.__signature__ = inspect.signature(function)
+gc.set_threshold(200_000, 20, 100)

@@ -24,7 +24,7 @@ rule images:
     shell:
         "python scripts/in_env {params.engine} python scripts/generate_images.py"
         " --spec {params.spec:q} --spec @.snakemake/diffsweep/limits/images.json"
-        " --artifact {params.artifact:q} --out {output:q} 2> {log:q}"
+        " --artifact {params.artifact:q} --code {params.code} --out {output:q} 2> {log:q}"
 
 
 rule score:

@@ -19,7 +19,7 @@ rule plan:
     log:
         sweep_path("plan.log"),
     params:
-        plan=data_digest(PLAN),
+        plan=specs.plan_digest(PLAN),
         config=note_config(),
         code=digest_of_code("plan.py"),
     message:
@@ -42,12 +42,13 @@ rule aggregate:
         sweep_path("aggregate.log"),
     params:
         code=digest_of_code("aggregate.py"),
+        machines=as_param(MACHINES),
         folder=subpath(output.csv, parent=True),
     message:
         "aggregate the sweep"
     shell:
         "python scripts/aggregate.py --plan {input.plan:q} --results {params.folder:q}"
-        " --artifacts results/artifacts --out {params.folder:q} 2> {log:q}"
+        " --artifacts results/artifacts --machines {params.machines:q} --out {params.folder:q} 2> {log:q}"
 
 
 rule update:

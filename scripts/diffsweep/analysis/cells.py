@@ -6,7 +6,7 @@ from pathlib import Path
 
 from diffsweep.analysis.arrivals import Arrivals, read_arrivals
 from diffsweep.engines import ENGINES
-from diffsweep.measure import records
+from diffsweep.measure import machines, records
 from diffsweep.measure.records import CapacityRecord, LatencyRecord, ResourceSample
 from diffsweep.sweep.files import read_json
 from diffsweep.sweep.plan import artifact_name
@@ -45,6 +45,7 @@ class Cell:
     endings: how the stages ended, in their order. quality is kept after a failure, since it counts the defects. export:
     the manifest of the ONNX that the artifact was made from, None for an engine that needs none.
     arrivals: None where no highest rate was searched, which is no stage of every sweep.
+    A replicate from another machine than this one is kept, and its ending says that it is stale.
     """
 
     model: str
@@ -68,6 +69,12 @@ class Cell:
         return [replicate.capacity for replicate in self.replicates if replicate.capacity]
 
     @property
+    def machine(self) -> str | None:
+        """The machines it was measured on, in words: with more than one, its figures belong to none."""
+        found = {r.notes["host"].get("cpu") or "unknown" for r in self.replicates if "host" in r.notes}
+        return ", ".join(sorted(found)) or None
+
+    @property
     def status(self) -> str:
         return max((ending.status for ending in self.endings), key=SEVERITY.__getitem__, default=FAILED)
 
@@ -77,19 +84,33 @@ class Cell:
         return next((ending.reason or "" for ending in self.endings if ending.status == self.status != OK), "")
 
 
-def read_cells(plan: Mapping, results: Path, artifacts: Path) -> Iterator[Cell]:
+@dataclass(frozen=True)
+class Source:
+    """Where cells are read from. machines: target -> the machine that its figures should be from, None for any."""
+
+    plan: Mapping
+    results: Path
+    artifacts: Path
+    machines: Mapping[str, Mapping | None] = field(default_factory=dict)
+
+    def cell(self, model: str, target: str, variant: Mapping) -> Cell:
+        return read_cell(self, model, target, variant)
+
+
+def read_cells(plan: Mapping, results: Path, artifacts: Path, machines: Mapping | None = None) -> Iterator[Cell]:
     """All cells of a plan, in its order."""
+    source = Source(plan, results, artifacts, machines or {})
     for model in plan["models"]:
         for target in plan["targets"]:
             for variant in plan["variants"]:
-                folder = results / model / target / variant["name"]
-                manifest = artifacts / model / artifact_name(variant, target) / "manifest.json"
-                yield read_cell(plan, model, target, variant, folder, manifest)
+                yield source.cell(model, target, variant)
 
 
-def read_cell(plan: Mapping, model: str, target: str, variant: Mapping, folder: Path, manifest: Path) -> Cell:
+def read_cell(source: Source, model: str, target: str, variant: Mapping) -> Cell:
+    folder = source.results / model / target / variant["name"]
+    manifest = source.artifacts / model / artifact_name(variant, target) / "manifest.json"
     built, built_ending = read_stage(manifest, "convert")
-    replicates, endings = read_replicates(plan, folder)
+    replicates, endings = read_replicates(source, target, folder)
     images, images_ending = read_stage(folder / "images.json", "images")
     quality, quality_ending = read_stage(folder / "quality.json", "score")
     from_onnx = ENGINES[variant["engine"]].from_onnx
@@ -129,15 +150,17 @@ def ending_of(document: Mapping, stage: str) -> Ending:
     return Ending(outcome["status"], reason if handed_on else f"{stage}: {reason}")
 
 
-def read_replicates(plan: Mapping, folder: Path) -> tuple[list[Replicate], list[Ending]]:
+def read_replicates(source: Source, target: str, folder: Path) -> tuple[list[Replicate], list[Ending]]:
     """The replicates that ended well, and how each one ended. Records of a failed replicate are not used."""
     replicates, endings = [], []
-    for number in range(1, plan["protocol"]["replicates"] + 1):
+    for number in range(1, source.plan["protocol"]["replicates"] + 1):
         where = folder / f"replicate-{number}"
         notes, ending = read_stage(where / "replicate.json", f"benchmark, replicate {number}")
         if notes is not None and ending.status == OK:
-            ending = staleness(plan, notes)
-        if ending.status == OK:
+            ending = staleness(source.plan, notes)
+        usable = ending.status == OK
+        if usable:
+            ending = from_another_machine(source, target, notes)
             try:
                 replicates.append(read_replicate(number, notes, where))
             except (FileNotFoundError, ValueError) as error:
@@ -164,3 +187,12 @@ def staleness(plan: Mapping, notes: Mapping) -> Ending:
     if against != plan["baseline"]:
         return Ending(STALE, f"benchmark: measured against the baseline {against!r}; run the sweep again")
     return Ending(OK)
+
+
+def from_another_machine(source: Source, target: str, notes: Mapping) -> Ending:
+    """Were these records measured on the machine that this target is now?"""
+    here = source.machines.get(target)
+    if here is None or "host" not in notes:
+        return Ending(OK)
+    differs = machines.difference(machines.identity(notes["host"], source.plan["targets"][target]), here)
+    return Ending(OK) if differs is None else Ending(STALE, f"benchmark: measured on another machine: {differs}")

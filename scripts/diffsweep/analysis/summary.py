@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from diffsweep.analysis import batching, cost, economy, latency, load, pareto, stats
 from diffsweep.analysis.arrivals import arrivals_fields
-from diffsweep.analysis.cells import OK, Cell
+from diffsweep.analysis.cells import OK, STALE, Cell
 from diffsweep.analysis.columns import Row, estimate_in, fid_margin, put, quality_fields
 from diffsweep.analysis.resources import resource_fields
 from diffsweep.analysis.stats import Estimate
@@ -118,6 +118,7 @@ def identity_fields(plan: Mapping, cell: Cell) -> Row:
         "baseline": cell.name == plan["baseline"],
         "status": cell.status,
         "reason": cell.reason or None,
+        "machine": cell.machine,
     }
 
 
@@ -259,15 +260,30 @@ def useful_fields(cell: Cell) -> Row:
 
 
 def mark_fronts(rows: Sequence[Row]) -> None:
-    """Add to each row whether it is on the fronts, and whether another one surely beats it. Only ok rows compete."""
+    """Add to each row whether it competes, whether it is on the fronts, and whether another one surely beats it."""
+    compete = competing(rows)
+    for row, competes in zip(rows, compete, strict=True):
+        row["competes"] = competes
     for name, objectives in PARETO.items():
-        points = [[row[o] if row["status"] == OK else None for o in objectives] for row in rows]
+        points = [[row[o] if row["competes"] else None for o in objectives] for row in rows]
         intervals = [
-            [(row[f"{o}_low"], row[f"{o}_high"]) if row["status"] == OK else (None, None) for o in objectives]
+            [(row[f"{o}_low"], row[f"{o}_high"]) if row["competes"] else (None, None) for o in objectives]
             for row in rows
         ]
         fronts, beaten = pareto.front(points), pareto.surely_dominated(intervals)
         for row, on_front, is_beaten, point in zip(rows, fronts, beaten, points, strict=True):
-            competes = pareto.whole(point)
-            row[f"pareto_{name}"] = on_front if competes else None
-            row[f"beaten_{name}"] = is_beaten if competes else None
+            whole = pareto.whole(point)
+            row[f"pareto_{name}"] = on_front if whole else None
+            row[f"beaten_{name}"] = is_beaten if whole else None
+
+
+def competing(rows: Sequence[Row]) -> list[bool]:
+    """Which rows may stand beside each other: those that ended well.
+
+    Where none did and all is stale, those from the baseline's machine: a sweep that was brought from another machine
+    keeps its fronts.
+    """
+    if any(row["status"] == OK for row in rows):
+        return [row["status"] == OK for row in rows]
+    machine = next((row["machine"] for row in rows if row["baseline"]), None)
+    return [row["status"] == STALE and machine is not None and row["machine"] == machine for row in rows]

@@ -6,8 +6,10 @@ from pathlib import Path
 
 from diffsweep.show import logs, words
 from diffsweep.show.findings import COST, answer, is_baseline, is_ok
+from diffsweep.show.selection import few, note
 
 HEADS = ("variant", "speed", "speed-up (95 % interval)", "P50", "images", "FID", "CLIP score", "$/1,000 images")
+HOLES = 40  # at most so many lines
 WORDS = {0, 1, 4}  # these columns hold words and are aligned to the left
 
 # The columns of summary.csv that the closing words read as text; of the others they only read numbers.
@@ -50,13 +52,15 @@ def closing_words(rows: Sequence[Mapping], results: Path) -> str:
     for model, target in dict.fromkeys((row["model"], row["target"]) for row in rows):
         mine = [row for row in rows if (row["model"], row["target"]) == (model, target)]
         unfit = next((row["host_unfit"] for row in mine if row.get("host_unfit")), None)
-        blocks.append(f"\n{model} on {target}\n{_table([HEADS, *(_line(row) for row in mine)])}\n")
+        shown = few(mine)
+        blocks.append(f"\n{model} on {target}\n{_table([HEADS, *(_line(row) for row in shown)])}\n{note(mine)}")
         blocks.append(f"{answer(mine, unfit).headline}.")
     blocks.append(f"Report: {results / 'report.html'}")
     holes = [row for row in rows if not is_ok(row)]
     if holes:
         blocks.append(f"\n{words.count(len(holes), 'variant')} without a result:")
-        blocks += [_hole(row, results) for row in holes]
+        blocks += [_hole(row, results) for row in holes[:HOLES]]
+        blocks += [f"  and {len(holes) - HOLES} more, in summary.csv"] if len(holes) > HOLES else []
     return "\n".join(blocks)
 
 

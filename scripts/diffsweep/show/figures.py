@@ -1,7 +1,7 @@
 """Every picture of one cell (a model on a target): which there are, what each says, what it is made from."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -26,6 +26,7 @@ from diffsweep.show import (
 from diffsweep.show.cells import Cell, requests_of, triple, why_missing
 from diffsweep.show.findings import Row, is_baseline, is_ok
 from diffsweep.show.samples import sample_images
+from diffsweep.show.selection import few, note
 
 GRID_COLUMNS = 6
 THROUGHPUT = ("images_per_s", "images_per_s_low", "images_per_s_high")
@@ -123,7 +124,7 @@ def _pareto(cell: Cell, name: str, x: Quantity, y: Quantity) -> Picture:
         cell,
         finding,
         f"{cell.name}: {x.name} against {y.name}; both are better when smaller",
-        _left_out(cell.rows, {p.name for p in shown}),
+        _left_out(cell.rows, {p.name for p in shown}) + pareto_plot.crowd_note(shown),
     )
     figure = pareto_plot.draw(shown, _axis(x, [p.x for p in shown]), _axis(y, [p.y for p in shown]), frame)
     front = words.listing([p.name for p in shown if p.standing == pareto_plot.ON_FRONT], 12)
@@ -156,14 +157,14 @@ def _fastest_first(rows: Sequence[Row]) -> list[Row]:
 
 def _latency(cell: Cell) -> Picture:
     strips = []
-    for row in _fastest_first(cell.rows):
+    for row in _fastest_first(few(cell.rows)):
         requests = requests_of(cell, row["variant"] if is_ok(row) else None)
         times, replicates = requests["e2e_s"].to_numpy(float), requests["replicate"].to_numpy()
         marks = triple(row, "latency_e2e_p50_s"), triple(row, "latency_e2e_p95_s")
         identity = row["variant"], row["engine"]
         strips.append(latency_plot.Strip(*identity, times, replicates, *marks, why_missing(row), is_baseline(row)))
     subtitle = f"{cell.name}: every measured request, a lane for each replicate (fresh servers); fastest first"
-    frame = _frame(cell, sentences.latency(cell.rows), subtitle)
+    frame = _frame(cell, sentences.latency(cell.rows), subtitle, note(cell.rows))
     alt = f"Strip plot of the latency of every measured request of {words.count(len(strips), 'variant')}."
     return Picture("latency", "latency", latency_plot.draw(strips, frame), frame, alt)
 
@@ -181,11 +182,11 @@ def _speedups(cell: Cell) -> Picture:
             why_missing(row),
             is_baseline(row),
         )
-        for row in sorted(cell.rows, key=order)
+        for row in sorted(few(cell.rows), key=order)
     ]
     threshold = cell.host.get("threshold")
     subtitle = f"{cell.name}: speed-up over the baseline from pairs of blocks; the baseline's own row is the A/A test"
-    frame = _frame(cell, sentences.speedups(cell.rows), subtitle)
+    frame = _frame(cell, sentences.speedups(cell.rows), subtitle, note(cell.rows))
     figure = speedup_plot.draw(entries, np.nan if words.missing(threshold) else float(threshold), frame)
     alt = f"Forest plot: the speed-up of {words.count(len(entries), 'variant')} with intervals and verdicts."
     return Picture("speedup", "latency", figure, frame, alt)
@@ -193,7 +194,7 @@ def _speedups(cell: Cell) -> Picture:
 
 def _clocks(cell: Cell) -> Picture:
     entries = []
-    for row in _fastest_first(cell.rows):
+    for row in _fastest_first(few(cell.rows)):
         known = (
             {key: row.get(f"clock_{key.removesuffix('_s')}_mean_s") for key in clocks_plot.PARTS} if is_ok(row) else {}
         )
@@ -201,7 +202,7 @@ def _clocks(cell: Cell) -> Picture:
         entries.append(clocks_plot.Clocks(row["variant"], parts, why_missing(row), is_baseline(row)))
     shares = [(e.name, e.share("steps_s"), e.share("residual_s")) for e in entries if e.parts_s]
     subtitle = f"{cell.name}: where a request's time goes (means); the residual is what no clock accounts for"
-    frame = _frame(cell, sentences.clocks(shares), subtitle)
+    frame = _frame(cell, sentences.clocks(shares), subtitle, note(cell.rows))
     alt = f"Stacked bars: the parts of a request's time of {words.count(len(entries), 'variant')}."
     return Picture("clocks", "latency", clocks_plot.draw(entries, frame), frame, alt)
 
@@ -228,7 +229,7 @@ def _comparison(cell: Cell) -> Picture:
 
 def _throughput(cell: Cell) -> Picture:
     loads = []
-    for row in cell.rows:
+    for row in few(cell.rows):
         levels = cell.levels[cell.levels["variant"] == (row["variant"] if is_ok(row) else None)].sort_values("clients")
         known = (
             [levels[column].to_numpy(float) for column in ("clients", *THROUGHPUT)]
@@ -239,7 +240,7 @@ def _throughput(cell: Cell) -> Picture:
         identity = row["variant"], row["engine"]
         loads.append(throughput_plot.Load(*identity, *known, valid, why_missing(row), is_baseline(row)))
     subtitle = f"{cell.name}: images per second from one server, against the number of clients that ask at once"
-    frame = _frame(cell, sentences.throughput(cell.rows), subtitle)
+    frame = _frame(cell, sentences.throughput(cell.rows), subtitle, note(cell.rows))
     alt = f"Small line plots: images per second by number of clients, of {words.count(len(loads), 'variant')}."
     return Picture("throughput", "load", throughput_plot.draw(loads, frame), frame, alt)
 
@@ -274,18 +275,19 @@ def _curves(cell: Cell) -> Picture:
 
 
 def _costs(cell: Cell) -> Picture:
-    entries = costs.entries(cell)
+    entries = costs.entries(replace(cell, rows=few(cell.rows)))
     less = ", ".join(f"{u * 100:.0f}" for u in UTILISATIONS[1:])
     subtitle = f"{cell.name}: dot: the server is busy all of the time that is paid; ticks: {less} % of it"
-    frame = _frame(cell, costs.finding(cell.rows), subtitle)
+    frame = _frame(cell, costs.finding(cell.rows), subtitle, note(cell.rows))
     alt = f"Dot plot: cost per 1,000 images of {words.count(len(entries), 'variant')}, on demand and spot."
     return Picture("cost", "cost", cost_plot.draw(entries, UTILISATIONS, frame), frame, alt)
 
 
 def _images(cell: Cell) -> Picture:
-    shown = sample_images(cell, GRID_COLUMNS)
+    rows = few(cell.rows)
+    shown = sample_images(replace(cell, rows=rows), GRID_COLUMNS)
     galleries = []
-    for row in cell.rows:
+    for row in rows:
         name = row["variant"]
         galleries.append(
             image_grid.Gallery(
@@ -293,7 +295,7 @@ def _images(cell: Cell) -> Picture:
             )
         )
     subtitle = f"{cell.name}: the same prompts, seeds and initial noise in every row"
-    frame = _frame(cell, sentences.images(cell.rows), subtitle)
+    frame = _frame(cell, sentences.images(cell.rows), subtitle, note(cell.rows))
     figure = image_grid.draw(galleries, shown.prompts, frame)
     rows, columns = words.count(len(galleries), "variant"), words.count(len(shown.prompts), "prompt")
     return Picture(

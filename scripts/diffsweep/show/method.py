@@ -176,7 +176,9 @@ def machine(cells: Sequence[Cell], hosts: Mapping[tuple[str, str], Mapping[str, 
         host = next((hosts[key] for key in hosts if key[1] == target and hosts[key]), {})
         prefix = "" if len(cells[0].plan["targets"]) == 1 else f"{target}: "
         settings = cells[0].plan["targets"][target]
-        about = f"{settings['name']}: device {settings.get('device')}, {settings.get('threads')} threads a server"
+        threads = settings.get("threads")
+        threads = host.get("cores_usable", threads) if threads == "all" else threads
+        about = f"{settings['name']}: device {settings.get('device')}, {threads} threads a server"
         facts += [(prefix + term, text) for term, text in [("Target", about), *host_facts(host)]]
     return facts
 

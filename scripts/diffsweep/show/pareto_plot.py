@@ -19,6 +19,7 @@ LEGEND_IN = 1.45
 LABEL_SIZE = 8.4
 WHISKER_COST, FRONT_COST = 24.0, 45.0  # what covering one costs a label, in pixels of distance
 FEW, REACH = 24, 42.0  # with more points than this, a label lies within so many pixels or is left out
+CROWD = 120  # more points than this are a crowd
 ON_FRONT, CONTENDER, BEATEN = "front", "contender", "beaten"
 
 
@@ -63,16 +64,53 @@ def draw(points: Sequence[Point], x_axis: Axis, y_axis: Axis, frame: style.Frame
     _scale_axis(axes, "x", [(p.x, p.x_low, p.x_high) for p in points], x_axis)
     _scale_axis(axes, "y", [(p.y, p.y_low, p.y_high) for p in points], y_axis)
     _draw_front(axes, points)
-    for point in sorted(points, key=lambda p: ({BEATEN: 0, CONTENDER: 1, ON_FRONT: 2}[p.standing], p.name)):
+    prominent = _prominent(points)
+    _draw_crowd(axes, [p for p in points if p not in prominent])
+    for point in sorted(prominent, key=lambda p: ({BEATEN: 0, CONTENDER: 1, ON_FRONT: 2}[p.standing], p.name)):
         _draw_point(axes, point)
     _draw_legend(canvas, axes, points)
-    unnamed = _draw_labels(axes, points)
+    unnamed = _draw_labels(axes, prominent)
     if unnamed:
         width, height = canvas.figure.get_size_inches()
         spot = (canvas.right - LEGEND_IN + 0.16) / width, (canvas.bottom + 1.35) / height
         note = style.wrap(f"{words.count(unnamed, 'variant')} not named for want of room; the table has all.", 21)
         canvas.figure.text(*spot, note, size=7.8, color=palette.MUTED, va="bottom", linespacing=1.15)
     return canvas.figure
+
+
+def _prominent(points: Sequence[Point]) -> list[Point]:
+    """The points that are drawn one by one, with intervals and names: all, or of a crowd the front and the baseline."""
+    if len(points) <= CROWD:
+        return list(points)
+    return [p for p in points if p.baseline or p.standing == ON_FRONT]
+
+
+def crowd_note(points: Sequence[Point]) -> str:
+    """What a picture of a crowd says about what it does not draw."""
+    if len(points) <= CROWD:
+        return ""
+    return "Of so many, only the front and the baseline have their intervals and names drawn. "
+
+
+def _draw_crowd(axes: Axes, points: Sequence[Point]) -> None:
+    """Many points as a few pictures inside the picture: thousands of shapes would take a browser seconds to draw."""
+    looks: dict[tuple[str, str, bool], list[Point]] = {}
+    for point in points:
+        looks.setdefault((point.engine, point.precision, point.standing == BEATEN), []).append(point)
+    for (engine, precision, beaten), alike in looks.items():
+        axes.plot(
+            [p.x for p in alike],
+            [p.y for p in alike],
+            ls="",
+            marker=style.precision_marker(precision),
+            ms=4.5,
+            mfc=style.engine_colour(engine),
+            mew=0,
+            alpha=0.3 if beaten else 0.75,
+            zorder=2.5,
+            rasterized=True,
+            gid=f"crowd:{engine}:{precision}",
+        )
 
 
 def _scaled(p: Point, sx: float, sy: float) -> Point:

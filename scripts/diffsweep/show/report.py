@@ -1,7 +1,7 @@
 """The report: one self-contained HTML page, from the tables, the pictures' index and the plan."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,9 @@ from diffsweep.show.cells import Cell, notes_of, why_missing
 from diffsweep.show.embed import data_uri, inline_svgs
 from diffsweep.show.findings import Answer, answer, is_baseline, is_ok
 from diffsweep.show.samples import fit, sample_images
-from diffsweep.show.table import MAIN, MORE, table
+from diffsweep.show.selection import TABLE_ROWS, few
+from diffsweep.show.selection import note as selection_note
+from diffsweep.show.table import MAIN, MORE, Table, large_table, table
 from diffsweep.show.traces import operator_tables
 from diffsweep.sweep.environments import EnvironmentFailed, lock_digest
 from diffsweep.sweep.files import digest_file, read_json
@@ -23,6 +25,7 @@ ASSETS = ("report.html.j2", "report.css", "report.js")
 
 # The gallery: at most so many columns and images, so that the page stays small; images of this many pixels at most.
 GALLERY_COLUMNS, GALLERY_IMAGES = 7, 120
+NOTES, HOLES = 40, 200  # at most so many lines of either; summary.csv has all
 THUMBNAIL = 128
 
 
@@ -112,12 +115,12 @@ def cell_context(cell: Cell, sources: Sources, pictures: Mapping[str, dict]) -> 
         "latency": of("latency"),
         "load": of("load"),
         "cost": of("cost"),
-        "costs": costs.section(cell, sources.now_unix_s),
-        "resources": resources.section(cell),
-        "table": table(cell.rows, MAIN, f"Variants of {cell.name}"),
-        "more": table(cell.rows, MORE, f"All other figures of {cell.name}"),
+        "costs": costs.section(replace(cell, rows=few(cell.rows)), sources.now_unix_s),
+        "resources": resources.section(replace(cell, rows=few(cell.rows))),
+        "table": main_table(cell),
+        "more": table(few(cell.rows, TABLE_ROWS), MORE, f"All other figures of {cell.name}"),
         "table_note": table_note(cell),
-        "notes": [f"{row['variant']}: {row['warnings']}." for row in cell.rows if row.get("warnings")],
+        "notes": notes_below(cell),
         "gallery": gallery(cell, GALLERY_IMAGES // len(sources.cells)),
         "failures": failures(cell),
         "artifacts": artifacts(cell),
@@ -134,12 +137,28 @@ def changes(cell: Cell) -> list[str]:
     return [f"{sentences.change_words(name, change)}." for change in sentences.changes(cell, others[0])]
 
 
+def main_table(cell: Cell) -> Table:
+    label = f"Variants of {cell.name}"
+    if len(cell.rows) <= TABLE_ROWS:
+        return table(cell.rows, MAIN, label)
+    return large_table(cell.rows, few(cell.rows), MAIN, label)
+
+
+def notes_below(cell: Cell) -> list[str]:
+    """What a reader should know of single variants; the first ones, since a large sweep has thousands."""
+    told = [f"{row['variant']}: {row['warnings']}." for row in cell.rows if row.get("warnings")]
+    left = len(told) - NOTES
+    return told[:NOTES] + ([f"{left} more: the column warnings of summary.csv."] if left > 0 else [])
+
+
 def table_note(cell: Cell) -> str:
     least = cell.host.get("threshold")
     claim = (
         "" if words.missing(least) else f" Speed differences under {words.percent(least)} are within this host's noise."
     )
-    return f"In small print: 95 % intervals, and why a figure is n/a. A click on a head sorts.{claim}"
+    many = len(cell.rows) > TABLE_ROWS
+    pages = f" It pages through all {words.count(len(cell.rows), 'variant')}." if many else ""
+    return f"In small print: 95 % intervals, and why a figure is n/a. A click on a head sorts.{claim}{pages}"
 
 
 def alarms(cell: Cell) -> list[dict]:
@@ -147,6 +166,9 @@ def alarms(cell: Cell) -> list[dict]:
     told = []
     if cell.unfit:
         told.append({"head": "This host is unfit for comparisons.", "text": f"{cell.unfit}."})
+    stale = {row["reason"] for row in cell.rows if row["status"] == "stale" and is_ok(row)}
+    for reason in sorted(stale):
+        told.append({"head": "These figures are stale.", "text": f"{reason.removeprefix('benchmark: ')}."})
     disturbed = [row["variant"] for row in cell.rows if row.get("disturbed_blocks")]
     if disturbed:
         text = f"Blocks of requests were disturbed: {words.listing(disturbed, 6)}. See below the table."
@@ -173,9 +195,10 @@ def inline_pictures(index: Sequence[Mapping], folder: Path) -> tuple[str, dict[s
 
 def gallery(cell: Cell, most: int) -> dict:
     """Sample images as data URIs: every image has its own alternative text."""
-    shown = sample_images(cell, max(2, min(GALLERY_COLUMNS, most // max(len(cell.rows), 1))))
+    wanted = few(cell.rows)
+    shown = sample_images(replace(cell, rows=wanted), max(2, min(GALLERY_COLUMNS, most // max(len(wanted), 1))))
     rows = []
-    for row in cell.rows:
+    for row in wanted:
         images = shown.images[row["variant"]]
         absent = not any(image is not None for image in images)
         rows.append(
@@ -190,7 +213,8 @@ def gallery(cell: Cell, most: int) -> dict:
                 ],
             }
         )
-    note = "The same prompts, seeds and initial noise in every row. " + sentences.images(cell.rows) + "."
+    note = "The same prompts, seeds and initial noise in every row. " + sentences.images(cell.rows) + ". "
+    note += selection_note(cell.rows)
     return {"prompts": shown.prompts, "rows": rows, "note": note if shown.prompts else "n/a: no variant has images."}
 
 
@@ -206,7 +230,8 @@ def _image(image, alt: str) -> dict:
 
 
 def failures(cell: Cell) -> list[dict]:
-    """Every variant without a result: stage, reason, and where its log lies."""
+    """Variants without a result (at most HOLES of them): stage, reason, and where its log lies."""
+    holes = [row for row in cell.rows if not is_ok(row)]
     return [
         {
             "variant": row["variant"],
@@ -215,8 +240,7 @@ def failures(cell: Cell) -> list[dict]:
             "reason": row.get("reason") or "no reason given",
             "log": logs.log_of(row, results_of(cell)),
         }
-        for row in cell.rows
-        if not is_ok(row)
+        for row in holes[:HOLES]
     ]
 
 

@@ -1,7 +1,10 @@
 """The report's tables of variants: which columns, and each cell as text with its interval, its reason, its sort key."""
 
+import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+
+from markupsafe import Markup
 
 from diffsweep.show import palette, words
 from diffsweep.show.cells import why_missing
@@ -52,9 +55,12 @@ class TableRow:
 
 @dataclass(frozen=True)
 class Table:
+    """everything: all rows as JSON, for report.js to page through, where `rows` are only some of them."""
+
     label: str
     columns: Sequence[Column]
     rows: Sequence[TableRow]
+    everything: Markup = Markup("")
 
 
 def withheld(quantile: str) -> Callable[[Row], str]:
@@ -208,6 +214,26 @@ MORE = (
 def table(rows: Sequence[Row], columns: Sequence[Column], label: str) -> Table:
     """The variants as a table. The first column is the name; a variant without any figure is its reason only."""
     return Table(label, columns, [_row(row, columns[1:]) for row in rows])
+
+
+def large_table(rows: Sequence[Row], shown: Sequence[Row], columns: Sequence[Column], label: str) -> Table:
+    """A table of which the page holds the `shown` rows as they are and all `rows` as data: a browser lays out a few
+    hundred rows at once, not thousands."""
+    data = [[*_facts(row), asdict(_row(row, columns[1:]))] for row in rows]
+    text = json.dumps([_compact(*entry) for entry in data], separators=(",", ":"), ensure_ascii=False)
+    return replace(table(shown, columns, label), everything=Markup(text.replace("<", "\\u003c")))
+
+
+def _facts(row: Row) -> tuple[bool, str]:
+    """Is the variant on a front; the words that a reader may look for."""
+    on_front = any(value is True for key, value in row.items() if key.startswith("pareto_"))
+    return on_front, " ".join(str(row.get(key) or "") for key in ("engine", "precision", "scheduler", "status"))
+
+
+def _compact(on_front: bool, words_: str, row: dict) -> list:
+    cells = [[cell[key] for key in ("text", "below", "why", "short", "kind", "sort")] for cell in row["cells"]]
+    known = [row[key] for key in ("name", "change", "baseline", "colour", "status", "reason")]
+    return [*known, on_front, words_, [] if row["reason"] else cells]
 
 
 def _row(row: Row, columns: Sequence[Column]) -> TableRow:

@@ -3,6 +3,8 @@
 import ast
 import hashlib
 import json
+import sys
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from diffsweep.sweep.environments import PROJECT
 from diffsweep.sweep.files import atomic, digest_file, list_files
 
 SCRIPTS = PROJECT / "scripts"
+FACTS = PROJECT / ".snakemake" / "diffsweep" / "sources.json"
 
 
 def code_digest(*programs: str) -> str:
@@ -20,9 +23,15 @@ def code_digest(*programs: str) -> str:
     the walk: give them as further programs.
     """
     digest = hashlib.sha256()
-    for path in sorted(source_closure(*(SCRIPTS / p for p in programs))):
-        digest.update(f"{path.relative_to(SCRIPTS).as_posix()} {_tree_digest(path)}\n".encode())
+    for name, tree in code_digests(*programs).items():
+        digest.update(f"{name} {tree}\n".encode())
     return digest.hexdigest()[:16]
+
+
+def code_digests(*programs: str) -> dict[str, str]:
+    """What `code_digest` covers: the digest of each file, by its path relative to scripts/."""
+    files = sorted(source_closure(*(SCRIPTS / p for p in programs)))
+    return {path.relative_to(SCRIPTS).as_posix(): _facts(path).tree for path in files}
 
 
 def source_closure(*programs: Path) -> set[Path]:
@@ -37,22 +46,52 @@ def source_closure(*programs: Path) -> set[Path]:
     return found
 
 
-@cache
-def _parse(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+@dataclass(frozen=True)
+class Facts:
+    """What a source file is and needs: the digest of its syntax tree without docstrings, the modules it imports."""
+
+    tree: str
+    imports: tuple[str, ...]
 
 
 @cache
+def _facts(path: Path) -> Facts:
+    """The facts of a file. They are remembered by its content: to parse all takes a second, to read them none."""
+    text = path.read_text(encoding="utf-8")
+    key = hashlib.sha256(f"{sys.version_info[:2]} {text}".encode()).hexdigest()
+    known = _remembered()
+    if key not in known:
+        tree = ast.parse(text, filename=str(path))
+        known[key] = {"tree": _tree_digest(tree), "imports": sorted(_imported_names(tree))}
+    return Facts(known[key]["tree"], tuple(known[key]["imports"]))
+
+
+@cache
+def _remembered() -> dict:
+    return _read_cache(FACTS)
+
+
+def remember_facts() -> None:
+    """Keep what was found out about source files for the next call of Snakemake."""
+    if _remembered() != _read_cache(FACTS):
+        with atomic(FACTS) as temporary:
+            temporary.write_text(json.dumps(_remembered()), encoding="utf-8")
+
+
 def _imports(path: Path) -> frozenset[Path]:
     """The project's files that the file at `path` imports, wherever in it the import stands."""
+    return frozenset(file for name in _facts(path).imports for file in _files_of(name))
+
+
+def _imported_names(tree: ast.Module) -> set[str]:
     names: set[str] = set()
-    for node in ast.walk(_parse(path)):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
             names.add(node.module)
             names.update(f"{node.module}.{alias.name}" for alias in node.names)
-    return frozenset(file for name in names for file in _files_of(name))
+    return names
 
 
 def _files_of(name: str) -> list[Path]:
@@ -65,9 +104,8 @@ def _files_of(name: str) -> list[Path]:
     return [path for path in (*packages, module) if path.is_file()]
 
 
-@cache
-def _tree_digest(path: Path) -> str:
-    return hashlib.sha256(ast.dump(_without_docstrings(_parse(path))).encode()).hexdigest()
+def _tree_digest(tree: ast.Module) -> str:
+    return hashlib.sha256(ast.dump(_without_docstrings(tree)).encode()).hexdigest()
 
 
 def _without_docstrings(tree: ast.Module) -> ast.Module:

@@ -2,7 +2,9 @@
 
 import argparse
 import json
+import os
 import sys
+from typing import Any
 
 from diffsweep.sweep.files import read_json
 
@@ -14,11 +16,22 @@ def add_spec_option(parser: argparse.ArgumentParser, purpose: str) -> None:
 
 
 def read_spec(program: str, arguments: list[str]) -> dict:
-    """The values of --spec put together, a later one wins; one line and the end when one cannot be read."""
+    """The values of --spec put together, a later one wins; one line and the end when one cannot be read.
+
+    "threads": "all" becomes the number of cores that this process may use: the spec is the same on every machine.
+    """
     spec: dict = {}
     try:
         for argument in arguments:
             spec |= read_json(argument[1:]) if argument.startswith("@") else json.loads(argument)
     except (OSError, ValueError, TypeError) as error:
         sys.exit(f"{program}: --spec: {error}; give a JSON object or @file.json")
-    return spec
+    return resolve_threads(spec)
+
+
+def resolve_threads(value: Any) -> Any:
+    """`value` with every "threads": "all" in it as a number."""
+    if not isinstance(value, dict):
+        return value
+    all_ = {"threads": len(os.sched_getaffinity(0))} if value.get("threads") == "all" else {}
+    return {key: resolve_threads(part) for key, part in value.items()} | all_

@@ -6,7 +6,6 @@ Whatever is wrong with a config is found here, before anything runs, and told in
 
 import difflib
 import math
-import os
 import re
 from collections.abc import Iterable, Mapping
 from datetime import date
@@ -19,7 +18,7 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError, best_match
 from jsonschema.validators import extend
 
-from diffsweep.sweep import models
+from diffsweep.sweep import matrix, models
 from diffsweep.sweep.environments import PROJECT
 
 SCHEMAS = PROJECT / "workflow" / "schemas"
@@ -221,7 +220,9 @@ def shorten(value: Any) -> str:
 def suggest(word: Any, known: Iterable[Any]) -> str:
     known = [str(k) for k in known]
     close = difflib.get_close_matches(str(word), known, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return f"known: {', '.join(known[:20])}" + (f" and {len(known) - 20} more" if len(known) > 20 else "")
 
 
 # --- variants -----------------------------------------------------------------------------------------------------
@@ -327,6 +328,32 @@ def _refuse_duplicates(variants: Iterable[Mapping]) -> None:
         seen[axes] = variant["name"]
 
 
+def matrix_entries(wanted: Mapping, variants: Iterable[Mapping], baseline: str) -> dict[str, dict]:
+    """The variants of `matrix:` as lines of the config (sweep/matrix.py), by name.
+
+    Raises ConfigError: an unknown parent, axis or value, a name that another variant has, too many combinations.
+    """
+    by_name = {variant["name"]: variant for variant in variants}
+    root = wanted.get("parent", baseline)
+    if root not in by_name:
+        raise ConfigError(f"matrix.parent: there is no variant {root!r}; {suggest(root, by_name)}")
+    schema = read_yaml(SCHEMAS / "config.schema.yaml")
+    for axis, values in wanted["axes"].items():
+        if axis not in AXES:
+            raise ConfigError(f"matrix.axes: there is no axis {shorten(axis)}; {suggest(axis, AXES)}")
+        kind = {"$defs": schema["$defs"], "type": "array", "items": schema["$defs"]["variant"]["properties"][axis]}
+        error = best_match(Draft202012Validator(kind).iter_errors(values))
+        if error is not None:
+            raise ConfigError(f"matrix.axes.{axis}.{explain(error)}")
+    for axis, value in (pair for left_out in wanted["exclude"] for pair in left_out.items()):
+        if value not in wanted["axes"].get(axis, ()):
+            raise ConfigError(f"matrix.exclude: no combination has {axis} {shorten(value)}; remove it")
+    try:
+        return matrix.expand(wanted, by_name, root, "" if root == baseline else f"{root}-", AXES)
+    except matrix.Clash as clash:
+        raise ConfigError(f"matrix: {clash}") from None
+
+
 def artifact_name(variant: Mapping, target: str) -> str:
     """The artifact a variant runs. Compiled code depends on the hardware, so its artifact names the target."""
     name = f"{variant['engine']}-{variant['precision']}"
@@ -385,8 +412,6 @@ def read_targets(path: str, wanted: Iterable[str]) -> dict[str, dict]:
         price = resolve_price(known[name]["price"], f"{path}: targets.{name}.price")
         targets[name] = {"name": name, **known[name], "price": price}
         check_slurm(f"{path}: targets.{name}", known[name])
-        if targets[name]["threads"] == "all":
-            targets[name]["threads"] = len(os.sched_getaffinity(0))
     return targets
 
 
@@ -444,6 +469,10 @@ def make_plan(config: Mapping) -> dict:
         )
     variants = resolve_variants(settings["variants"], settings["baseline"])
     settings["protocol"] = {**PRESETS[settings["protocol"]["preset"]], **settings["protocol"]}
+    if "matrix" in settings:
+        entries = matrix_entries(settings["matrix"], variants, settings["baseline"])
+        variants = resolve_variants({**settings["variants"], **entries}, settings["baseline"])
+    check_requests(settings, [variant["name"] for variant in variants])
     for path in (settings["protocol"]["prompts"], settings["quality"]["prompts"], settings["conversion"]["prompts"]):
         read_prompts(path)
     return {
@@ -463,6 +492,19 @@ def make_plan(config: Mapping) -> dict:
 def gate_settings(given: Mapping, where: str) -> dict:
     """The thresholds of scripts/gate, with the schema's defaults. Raises ConfigError."""
     return validate(dict(given), "config", where, part="gate")
+
+
+def check_requests(settings: Mapping, variants: Iterable[str]) -> None:
+    """Are the requests of this call (failed, stale, only) ones that can be met? Raises ConfigError."""
+    if not settings["only"]:
+        return
+    if settings["failed"] != "retry" and settings["stale"] != "rerun":
+        raise ConfigError(
+            "only: says which variants failed=retry or stale=rerun mean; give one of the two, or leave it"
+        )
+    for name in settings["only"]:
+        if name not in variants:
+            raise ConfigError(f"only: there is no variant {name!r}; {suggest(name, variants)}")
 
 
 def find_variant(plan: Mapping, name: str) -> dict:

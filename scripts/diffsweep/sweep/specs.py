@@ -5,6 +5,8 @@ leaves the other specs as they were. Time limits are not in it: they decide whet
 """
 
 from collections.abc import Mapping
+from functools import cache
+from operator import itemgetter
 
 from diffsweep.sweep.digests import data_digest
 from diffsweep.sweep.plan import ARTIFACT_AXES, AXES, UNSTATED, artifact_name, find_variant, read_prompts
@@ -24,12 +26,19 @@ def artifact_of(plan: Mapping, variant: Mapping, target: str) -> dict:
 
 
 def artifacts_of(plan: Mapping) -> dict[str, dict]:
-    """All artifacts of a sweep, by name. One that fits several targets is built on the first of them."""
+    """All artifacts of a sweep, by name, as they are built: on a CPU where any target that runs them is one.
+
+    Neither the order of targets nor the number of a target's threads builds anything anew, but for compiled code, which
+    belongs to one target and its threads.
+    """
     found: dict[str, dict] = {}
+    axes = {tuple(variant[axis] for axis in ARTIFACT_AXES): variant for variant in plan["variants"]}
     for target in plan["targets"]:
-        for variant in plan["variants"]:
+        for variant in axes.values():
             artifact = artifact_of(plan, variant, target)
-            found.setdefault(artifact["name"], artifact)
+            shared = artifact if variant["compile"] else {**artifact, "threads": "all"}
+            if found.get(artifact["name"], {}).get("device") != "cpu":
+                found[artifact["name"]] = shared
     return found
 
 
@@ -43,22 +52,20 @@ def export_spec(plan: Mapping, model: str, source_digest: str, attempt: int = 0)
 
 def convert_spec(plan: Mapping, model: str, artifact: str, source_digest: str, attempt: int = 0) -> dict:
     made = artifacts_of(plan)[artifact]
-    baseline = find_variant(plan, plan["baseline"])
     return {
         "model": plan["models"][model],
         "source": source_digest,
         "artifact": made,
-        # Parity compares final images as the baseline makes them.
-        "request": {axis: baseline[axis] for axis in ("scheduler", "steps", "guidance")},
+        "request": plan["conversion"]["request"],
         "calibration": _suite(plan["conversion"]["prompts"]),
         "parity": plan["conversion"]["parity"][made["precision"]],
         "attempt": attempt,
     }
 
 
-def benchmark_spec(plan: Mapping, model: str, target: str, variant: str, replicate: int, attempt: int = 0) -> dict:
-    """One replicate of one variant, paired with the baseline."""
-    ours, baseline = find_variant(plan, variant), find_variant(plan, plan["baseline"])
+def benchmark_spec(plan: Mapping, model: str, target: str, ours: Mapping, replicate: int, attempt: int = 0) -> dict:
+    """One replicate of the variant `ours`, paired with the baseline."""
+    baseline = find_variant(plan, plan["baseline"])
     return {
         "model": plan["models"][model],
         "target": {k: plan["targets"][target][k] for k in ("name", "device", "threads")},  # not its price
@@ -89,7 +96,7 @@ def protocol_of(protocol: Mapping, replicate: int) -> dict:
 def calibration_spec(plan: Mapping, model: str, target: str) -> dict:
     """Replicates of the baseline against itself, short requests without load, plain and with planted slow-downs."""
     settings, size = plan["calibration"], plan["protocol"]["replicates"]
-    replicate = benchmark_spec(plan, model, target, plan["baseline"], replicate=0)
+    replicate = benchmark_spec(plan, model, target, find_variant(plan, plan["baseline"]), replicate=0)
     for role in ("variant", "baseline"):
         replicate[role] = {**replicate[role], "steps": settings["steps"]}
     shared = {key: plan["protocol"][key] for key in ("distinct_prompts", "requests", "block")}
@@ -107,9 +114,8 @@ def _scenario(name: str, slowdown: float, disturbed: bool, replicates: int) -> d
     return {"name": name, "slowdown": slowdown, "disturbed": disturbed, "replicates": replicates}
 
 
-def arrivals_spec(plan: Mapping, model: str, target: str, variant: str, attempt: int = 0) -> dict:
+def arrivals_spec(plan: Mapping, model: str, target: str, ours: Mapping, attempt: int = 0) -> dict:
     """The search for the highest rate of one variant; by one server, so there is one replicate."""
-    ours = find_variant(plan, variant)
     return {
         "model": plan["models"][model],
         "target": {k: plan["targets"][target][k] for k in ("name", "device", "threads")},
@@ -124,8 +130,7 @@ def arrivals_spec(plan: Mapping, model: str, target: str, variant: str, attempt:
     }
 
 
-def images_spec(plan: Mapping, model: str, target: str, variant: str, attempt: int = 0) -> dict:
-    ours = find_variant(plan, variant)
+def images_spec(plan: Mapping, model: str, target: str, ours: Mapping, attempt: int = 0) -> dict:
     quality = plan["quality"]
     return {
         "model": plan["models"][model],
@@ -166,7 +171,18 @@ def score_spec(plan: Mapping, attempt: int = 0) -> dict:
 
 def _suite(path: str, used: int | None = None) -> dict:
     """A prompt suite as a spec names it; the digest covers the prompts that are used, the first `used`."""
-    return {"path": path, "digest": data_digest(read_prompts(path)[:used])}
+    return {"path": path, "digest": suite_digest(path, used)}
+
+
+@cache
+def suite_digest(path: str, used: int | None) -> str:
+    """The digest of the first `used` prompts of a suite (all: None). Read once: a sweep asks for every job."""
+    return data_digest(read_prompts(path)[:used])
+
+
+def plan_digest(plan: Mapping) -> str:
+    """What the plan says, in whatever order its variants are written."""
+    return data_digest({**plan, "variants": sorted(plan["variants"], key=itemgetter("name"))})
 
 
 def limits_of(plan: Mapping) -> dict[str, dict]:

@@ -1,0 +1,168 @@
+"""What a sweep of 2,000 variants costs where no model is run: Snakemake's DAG, the tables, the pictures, the report.
+
+    python tests/benchmarks/large_sweep.py [--keep FOLDER]
+
+The results are synthetic (tests/synthetic.py). Every figure has its limit beside it; a missed one makes it exit with 1.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2] / "scripts")]
+
+import synthetic  # noqa: E402
+from conftest import copy_project  # noqa: E402
+from diffsweep.sweep.plan import make_plan, read_yaml  # noqa: E402
+
+GB = 1e9
+MATRIX = {
+    "axes": {
+        "engine": ["torch", "openvino"],
+        "precision": ["fp32", "bf16", "int8"],
+        "scheduler": ["ddim", "dpm++", "unipc", "euler"],
+        "steps": [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 18, 20, 22, 25, 30, 35, 40, 50],
+        "guidance": [2.0, 3.0, 4.0, 5.0],
+    }
+}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a command cost. peak_bytes: of it and all that it started together (resident, shared pages counted once)."""
+
+    seconds: float
+    peak_bytes: float
+    output: str
+
+
+def cost_of(*command: str, cwd: Path) -> Cost:
+    began_s = time.perf_counter()
+    with subprocess.Popen(command, cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        peak, done = [0.0], threading.Event()
+        watcher = threading.Thread(target=watch, args=(process.pid, peak, done))
+        watcher.start()
+        output = process.communicate()[0]
+        done.set()
+        watcher.join()
+    if process.returncode:
+        sys.exit(f"{' '.join(command)} failed:\n{output[-3000:]}")
+    return Cost(time.perf_counter() - began_s, peak[0], output)
+
+
+def watch(pid: int, peak: list[float], done: threading.Event) -> None:
+    while not done.wait(0.5):
+        peak[0] = max(peak[0], sum(memory_bytes(each) for each in (pid, *descendants(pid))))
+
+
+def descendants(pid: int) -> list[int]:
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return []
+    return [each for child in map(int, children) for each in (child, *descendants(child))]
+
+
+def memory_bytes(pid: int) -> int:
+    """Proportional set size: pages that processes share count once in the sum."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:")), 0)
+
+
+def write_configs(folder: Path) -> None:
+    """One target for the DAG (2,016 variants x 3 replicates and 2 jobs of quality), three for the tables."""
+    targets = read_yaml(folder / "config/targets.yaml")
+    targets["targets"] |= {name: targets["targets"]["local"] for name in ("second", "third")}
+    (folder / "config/three-targets.yaml").write_text(yaml.safe_dump(targets))
+    config = read_yaml(folder / "config/config.yaml") | {"matrix": MATRIX, "protocol": {}, "quality": {}}
+    config["variants"] = {"fp32": config["variants"]["fp32"]}
+    one = config | {"sweep": "large"}
+    three = config | {"sweep": "large-3", "targets": ["local", "second", "third"]}
+    three["targets_file"] = "config/three-targets.yaml"
+    for name, document in (("large", one), ("large-3", three)):
+        (folder / f"config/{name}.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
+
+
+def tables(folder: Path, sweep: str) -> tuple[Cost, Cost, Cost]:
+    """Aggregate, plot, report."""
+    results, python = f"results/{sweep}", sys.executable
+    where = ("--results", results, "--artifacts", "results/artifacts", "--out", results)
+    return (
+        cost_of(python, "scripts/aggregate.py", "--plan", f"{results}/plan.json", *where, cwd=folder),
+        cost_of(python, "scripts/plot.py", "--results", results, cwd=folder),
+        cost_of(python, "scripts/report.py", "--results", results, "--out", f"{results}/report.html", cwd=folder),
+    )
+
+
+def measure(folder: Path) -> list[tuple[str, float, float, str]]:
+    """(what, value, limit, unit) of everything."""
+    write_configs(folder)
+    snakemake = (sys.executable, "-m", "snakemake", "--cores", "all", "--configfile", "config/large.yaml")
+    dry = cost_of(*snakemake, "--dry-run", cwd=folder)
+    jobs = int(next(line.split()[-1] for line in reversed(dry.output.splitlines()) if line.startswith("total")))
+    print(f"{jobs} jobs", flush=True)
+    for name in ("large", "large-3"):
+        synthetic.make_results(folder, make_plan(read_yaml(folder / f"config/{name}.yaml")), pictures=False)
+        print(f"made {name}", flush=True)
+    finish(folder, snakemake)
+    nothing = cost_of(*snakemake, cwd=folder)
+    if "Nothing to be done" not in nothing.output:
+        sys.exit(f"there was something to be done:\n{nothing.output[-2000:]}")
+    aggregate, plots, report = tables(folder, "large-3")
+    size = (folder / "results/large-3/report.html").stat().st_size
+    plan = synthetic.make_plan(synthetic.make_variants()[:2], replicates=5, requests=5000)
+    synthetic.make_results(folder, plan | {"sweep": "records"}, pictures=False)
+    records = tables(folder, "records")[0]
+    return [
+        (f"dry run, {jobs} jobs", dry.seconds, 15, "s"),
+        ("nothing to do", nothing.seconds, 15, "s"),
+        ("Snakemake's memory", dry.peak_bytes / GB, 2, "GB"),
+        ("aggregate 2,016 variants x 3 targets", aggregate.seconds, 60, "s"),
+        ("its memory", aggregate.peak_bytes / GB, 2, "GB"),
+        ("plots", plots.seconds, 120, "s"),
+        ("report", report.seconds, 60, "s"),
+        ("its memory", report.peak_bytes / GB, 2, "GB"),
+        ("its size", size / 1e6, 25, "MB"),
+        ("analysis of 100,000 records", records.seconds, 10, "s"),
+        ("its memory", records.peak_bytes / GB, 1, "GB"),
+    ]
+
+
+def finish(folder: Path, snakemake: tuple[str, ...]) -> None:
+    """Make Snakemake believe that the synthetic results are its own: the missing files, then its records by --touch."""
+    listed = cost_of(*snakemake, "--dry-run", "--summary", cwd=folder).output.splitlines()
+    for line in listed:
+        path = folder / line.split("\t")[0]
+        if line.startswith("results/") and not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("{}")
+    cost_of(*snakemake, "--touch", "--forceall", "--quiet", "all", cwd=folder)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--keep", type=Path, help="make everything in this folder and leave it there")
+    keep = parser.parse_args().keep
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = keep or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        os.environ.pop("DIFFSWEEP_RUN", None)
+        figures = measure(copy_project(folder))
+    for what, value, limit, unit in figures:
+        print(f"{what:40} {value:8.2f} {unit:2}  (limit {limit:g} {unit})" + ("" if value <= limit else "  MISSED"))
+    sys.exit(any(value > limit for _, value, limit, _ in figures))
+
+
+if __name__ == "__main__":
+    main()

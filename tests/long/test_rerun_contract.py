@@ -1,0 +1,210 @@
+"""The rest of the rerun contract: every environment's lock, every way to copy a sweep, and what needs real runs."""
+
+import csv
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from conftest import copy_project, snakemake
+
+CELLS = "results/smoke/reference/local"
+EVERYBODY = ("fp32", "ddim-4", "onnxruntime")
+AGGREGATES = {"resolve the plan", "aggregate the sweep", "plot the sweep", "report on the sweep"}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """A project with a finished smoke sweep."""
+    folder = copy_project(tmp_path_factory.mktemp("finished"))
+    sweep(folder)
+    return folder
+
+
+@pytest.fixture
+def copy(finished, tmp_path) -> Path:
+    """A copy of it for a test that changes files."""
+    return shutil.copytree(finished, tmp_path / "copy", symlinks=True)
+
+
+def config_of(folder: Path, **changes) -> str:
+    """The smoke config with some top-level keys changed (a mapping is merged), as a file's name."""
+    config = yaml.safe_load((folder / "config/smoke.yaml").read_text())
+    for key, value in changes.items():
+        config[key] = {**config.get(key, {}), **value} if isinstance(value, dict) else value
+    (folder / "config/changed.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    return "config/changed.yaml"
+
+
+def sweep(folder: Path, *arguments: str, config: str = "config/smoke.yaml") -> str:
+    done = snakemake(folder, *arguments, "--configfile", config)
+    assert done.returncode == 0, done.stdout[-6000:]
+    return done.stdout
+
+
+def jobs(folder: Path, *arguments: str, config: str = "config/smoke.yaml") -> set[str]:
+    return set(re.findall(r"^Job \d+: (.+)$", sweep(folder, "--dry-run", *arguments, config=config), re.MULTILINE))
+
+
+def rows(folder: Path) -> dict[str, dict]:
+    with open(folder / "results/smoke/summary.csv", newline="") as handle:
+        return {row["variant"]: row for row in csv.DictReader(handle)}
+
+
+def run_of(path: Path) -> str:
+    return json.loads(path.read_text())["run"]
+
+
+# --- locks, code ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("environment", "stages"),
+    [
+        ("torch", ("convert", "measure", "images of", "score")),  # the baseline's: all are paired with it
+        ("onnxruntime", ("convert", "measure", "images of", "score")),
+        ("scoring", ("score",)),
+        ("export", ("export", "convert", "measure", "images of", "score")),
+        ("openvino", ()),  # no variant of this sweep uses it
+    ],
+)
+def test_a_lock_reruns_what_uses_it(copy, environment, stages):
+    lock = copy / f"envs/{environment}.lock"
+    text = lock.read_text()
+    package = re.search(r"^([a-z0-9-]+)==\S+", text, re.MULTILINE)
+    lock.write_text(text.replace(package[0], f"{package[1]}==0.0.1", 1))
+    found = jobs(copy) - AGGREGATES - {f"environment {environment}"}
+    assert {
+        next(s for s in ("export", "convert", "measure", "images of", "score") if job.startswith(s)) for job in found
+    } == set(stages)
+    if environment in ("onnxruntime", "export"):  # what has nothing to do with it stays
+        assert all("onnx" in job.lower() for job in found)
+    lock.write_text(text)
+    assert jobs(copy) == set()
+
+
+def test_a_plot_reruns_the_pictures_and_a_removed_variant_the_tables(copy):
+    plot = copy / "scripts/diffsweep/show/throughput_plot.py"
+    plot.write_text(plot.read_text() + "\nADDED = 1\n")
+    assert jobs(copy) == {"plot the sweep", "report on the sweep"}
+    variants = yaml.safe_load((copy / "config/smoke.yaml").read_text())["variants"]
+    del variants["onnxruntime"]
+    assert jobs(copy, config=config_of_variants(copy, variants)) == AGGREGATES
+
+
+def config_of_variants(folder: Path, variants: dict) -> str:
+    config = yaml.safe_load((folder / "config/smoke.yaml").read_text())
+    (folder / "config/changed.yaml").write_text(yaml.safe_dump({**config, "variants": variants}, sort_keys=False))
+    return "config/changed.yaml"
+
+
+# --- copies ---------------------------------------------------------------------------------------------------------
+
+
+def by_cp_r(source: Path, target: Path) -> None:
+    subprocess.run(["cp", "-r", source, target], check=True)
+
+
+def by_rsync_a(source: Path, target: Path) -> None:
+    """What `rsync -a` does, without rsync: everything with its times, file by file."""
+    subprocess.run(["cp", "-a", source, target], check=True)
+
+
+def by_tar(source: Path, target: Path) -> None:
+    archive = target.with_suffix(".tar.gz")
+    with tarfile.open(archive, "w:gz", compresslevel=1) as tar:
+        tar.add(source, target.name)
+    with tarfile.open(archive) as tar:
+        tar.extractall(target.parent, filter="fully_trusted")
+
+
+def by_checkout(source: Path, target: Path) -> None:
+    """A fresh clone, into which results and Snakemake's records are copied."""
+    copy_project(target)
+    for path in sorted(target.rglob("*.*")):
+        if path.is_file() and not path.is_symlink():
+            path.touch()
+    for name in ("results", ".snakemake"):
+        shutil.copytree(source / name, target / name)
+
+
+@pytest.mark.parametrize("environments", [True, False], ids=["with environments", "without environments"])
+@pytest.mark.parametrize("way", [by_cp_r, by_rsync_a, by_tar, by_checkout])
+def test_a_copy_finds_nothing_to_do(finished, tmp_path, way: Callable, environments: bool):
+    target = tmp_path / "copied"
+    target.mkdir() if way is by_checkout else None
+    way(finished, target)
+    if not environments:
+        (target / ".envs").unlink()
+    assert jobs(target) == set()
+    assert jobs(target, config=config_of(target, protocol={"replicates": 3})) - AGGREGATES == {
+        f"measure {variant} on local, replicate 3" for variant in EVERYBODY
+    }
+
+
+# --- real runs ------------------------------------------------------------------------------------------------------
+
+
+def images_of(folder: Path, variant: str) -> dict[str, str]:
+    paths = (folder / CELLS / variant / "images").glob("*.png")
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
+
+@pytest.mark.parametrize("variant", ["ddim-4", "onnxruntime"])
+def test_more_images_keep_those_that_are_there(copy, variant):
+    """From 64 to 75: 11 are made, in the batches of a full run, and all are what a full run makes."""
+    target = f"{CELLS}/{variant}/images.json"
+    before = images_of(copy, variant)
+    sweep(copy, target, config=config_of(copy, quality={"images": 75}))
+    document = json.loads((copy / target).read_text())
+    assert document["kept"] == 64 and len(document["images"]) == 75
+    grown = images_of(copy, variant)
+    assert len(grown) == 75 and before.items() <= grown.items()
+    sweep(copy, target, config=config_of(copy, quality={"images": 77}))
+    assert json.loads((copy / target).read_text())["kept"] == 72  # the last batch, of 3, is not what a full run makes
+    shutil.rmtree(copy / CELLS / variant)
+    sweep(copy, target, config=config_of(copy, quality={"images": 75}))
+    assert json.loads((copy / target).read_text())["kept"] == 0
+    assert images_of(copy, variant) == grown
+
+
+def test_failed_cells_are_tried_again_by_name(copy):
+    """Two variants that exceed their time limit; one of them is tried again with enough time, then nothing is left."""
+    steps = {"ddim-5": {"parent": "fp32", "steps": 5}, "ddim-6": {"parent": "fp32", "steps": 6}}
+    protocol = {"replicates": 1}
+    sweep(copy, config=config_of(copy, variants=steps, protocol=protocol, limits={"replicate_s": 0.5}))
+    assert {rows(copy)[name]["status"] for name in steps} == {"failed"}
+    enough = config_of(copy, variants=steps, protocol=protocol)
+    assert jobs(copy, config=enough) - AGGREGATES == set()
+    sweep(copy, "--config", "failed=retry", "only=[ddim-6]", config=enough)
+    assert rows(copy)["ddim-6"]["status"] == "ok" and rows(copy)["ddim-5"]["status"] == "failed"
+    assert jobs(copy, config=enough) == set()
+
+
+def test_stale_cells_are_measured_again_when_asked(copy):
+    notes = copy / CELLS / "ddim-4/replicate-1/replicate.json"
+    document = json.loads(notes.read_text())
+    notes.write_text(json.dumps({**document, "host": {**document["host"], "cpu": "Z80"}}))
+    sweep(copy)
+    assert rows(copy)["ddim-4"]["status"] == "stale" and run_of(notes) == document["run"]
+    sweep(copy, "--config", "stale=rerun")
+    assert rows(copy)["ddim-4"]["status"] == "ok" and run_of(notes) != document["run"]
+    assert run_of(copy / CELLS / "ddim-4/replicate-2/replicate.json") != run_of(notes)
+    assert jobs(copy) == set()
+
+
+def test_two_sweeps_share_their_artifacts(copy):
+    """Another sweep of the same model with another baseline converts nothing anew, nor does the first after it."""
+    config = yaml.safe_load((copy / "config/smoke.yaml").read_text())
+    config |= {"sweep": "other", "protocol": {**config["protocol"], "replicates": 1}}
+    config["variants"] = {"fp32": {**config["variants"]["fp32"], "steps": 2}, "ddim-3": {"parent": "fp32", "steps": 3}}
+    (copy / "config/other.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    assert not any(job.startswith(("convert", "export")) for job in jobs(copy, config="config/other.yaml"))
+    assert jobs(copy) == set()
