@@ -95,4 +95,4 @@ def test_thousands_of_variants_resolve():
     axes = {"engine": ["torch", "openvino"], "precision": ["fp32", "bf16", "int8"], "steps": list(range(1, 101))}
     found = planned({"axes": axes | {"scheduler": ["ddim", "dpm++", "unipc", "euler"]}})
     assert len(found) == 2 * 3 * 100 * 4 + 1
-    assert all(variant[axis] is not None for variant in found.values() for axis in AXES)
+    assert all(set(AXES) <= set(variant) for variant in found.values())
