@@ -15,7 +15,6 @@ from typing import Any
 
 from diffsweep.sweep.environments import EnvironmentFailed, lock_digest
 from diffsweep.sweep.files import read_json
-from diffsweep.sweep.plan import artifact_name
 
 RAW = {".jsonl", ".json", ".parquet", ".npy"}
 SCORES = {"images.json", "quality.json", "scores.parquet", "features.npy"}
@@ -48,10 +47,6 @@ class State:
 
     def folder(self, key: Key) -> Path:
         return self.results.joinpath(*key)
-
-    def manifest(self, key: Key) -> Path:
-        model, target, name = key
-        return self.results.parent / "artifacts" / model / artifact_name(self.variants[name], target) / "manifest.json"
 
     def receipt(self, environment: str) -> dict[str, str] | None:
         """Package -> version in an environment ("torch-d074381f73f5"); None where its receipt is not at hand."""

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet
 
 from diffsweep.analysis import comparison, stats, summary
-from diffsweep.analysis.cells import OK, Cell, read_cell
+from diffsweep.analysis.cells import OK, Cell, Source
 from diffsweep.analysis.columns import estimate_in
 from diffsweep.analysis.comparison import Amount, Ground, Images, Limits, Quality, Speed
 from diffsweep.analysis.states import UNRECORDED, Key, State, measured_anew, shared_replicates
@@ -121,7 +121,9 @@ def _both(old: State, new: State, key: Key, a: Cell, b: Cell, ground: Ground, li
 
 def _read(state: State, key: Key) -> Cell:
     model, target, name = key
-    return read_cell(state.plan, model, target, state.variants[name], state.folder(key), state.manifest(key))
+    return Source(state.plan, state.results, state.results.parent / "artifacts").cell(
+        model, target, state.variants[name]
+    )
 
 
 # --- what speed can be compared on ----------------------------------------------------------------------------------
