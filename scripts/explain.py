@@ -44,7 +44,7 @@ def ask_snakemake(arguments: Sequence[str]) -> dict:
             else ["--cores", "all"]
         )
         command = [sys.executable, "-m", "snakemake", "--dry-run", "--quiet", "all", *cores, *arguments]
-        environ = {**os.environ, "DIFFSWEEP_EXPLAIN": str(path)}
+        environ = {**os.environ, explain.NOTES_FILE: str(path)}
         done = subprocess.run(command, env=environ, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         if done.returncode or not path.exists():
             sys.exit(done.stdout.strip() or "explain: Snakemake ended without a plan")

@@ -405,8 +405,8 @@ def note_jobs(path):
         write_json(path, {"plan": PLAN, "machines": MACHINES, "jobs": explain.collect(workflow)})
 
 
-if "DIFFSWEEP_EXPLAIN" in os.environ:
-    atexit.register(note_jobs, os.environ["DIFFSWEEP_EXPLAIN"])
+if explain.NOTES_FILE in os.environ:
+    atexit.register(note_jobs, os.environ[explain.NOTES_FILE])
 
 
 # --- thousands of jobs -----------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+NOTES_FILE = "DIFFSWEEP_EXPLAIN"  # the environment variable that tells the Snakefile where to leave its notes
 STAGES = {"export_onnx": "export", "convert": "convert", "benchmark": "measure", "images": "images", "score": "score"}
 AFTERWARDS = "tables, plots, report"
 RECEIPT = re.compile(r"results/envs/(?P<name>[^/-]+)-(?P<digest>[0-9a-f]+)\.txt")
