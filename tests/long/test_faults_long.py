@@ -1,0 +1,104 @@
+"""Faults that need minutes or root: kills in a running sweep, full and read-only disks, no network at all."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import faults_run
+import pytest
+
+from conftest import PROJECT
+
+UP = "import fcntl, socket, struct; fcntl.ioctl(socket.socket(), 0x8914, struct.pack('16sh', b'lo', 0x1 | 0x40))"
+
+
+def test_a_sweep_gets_over_every_kill(tmp_path):
+    """One of each kind; the fifty are `python tests/long/faults_run.py`."""
+    faults = faults_run.run(tmp_path / "project", faults=len(faults_run.KINDS), seed=1)
+    assert {fault.kind for fault in faults} == set(faults_run.KINDS)
+
+
+@contextmanager
+def small_disk(folder: Path, mebibytes: int):
+    """A disk of that size at `folder`, in memory."""
+    folder.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={mebibytes}m", "tmpfs", folder], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def resize(folder: Path, options: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{options}", folder], check=True)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("disk") / "project"
+    faults_run.prepare(folder)
+    return folder
+
+
+def sweep(folder: Path, *arguments: str, before: tuple[str, ...] = ()) -> subprocess.CompletedProcess:
+    command = [*before, *faults_run.command(*arguments)]
+    environ = {key: value for key, value in os.environ.items() if not key.startswith("DIFFSWEEP_")}
+    return subprocess.run(
+        command, cwd=folder, env=environ, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=500
+    )
+
+
+def test_disks_that_are_full_or_read_only(project):
+    """Full during conversion, then during the measurement, then read-only: each time one clear line, and the same
+    command completes afterwards."""
+    manifest = "results/artifacts/reference/torch-fp32/manifest.json"
+    with small_disk(project / "results", 8):  # the model has 20 MB
+        done = sweep(project, manifest)
+        assert done.returncode != 0
+        assert re.search(r"^convert: .*No space left on device.*same command again$", done.stdout, re.MULTILINE)
+        assert not (project / manifest).exists()
+        resize(project / "results", "size=60m")
+        done = sweep(project, manifest)
+        assert done.returncode == 0, done.stdout[-3000:]
+
+        filler = project / "results" / "filler"
+        filler.write_bytes(bytes(shutil.disk_usage(project / "results").free - 6 * 4096))
+        done = sweep(project)
+        assert done.returncode != 0
+        assert "No space left on device" in done.stdout, done.stdout[-3000:]
+        assert "Traceback" not in done.stdout
+        filler.unlink()
+        done = sweep(project)
+        assert done.returncode == 0, done.stdout[-3000:]
+        faults_run.check_results(project)
+        faults_run.check_left_over(project)
+
+        (project / faults_run.SUMMARY).unlink()
+        resize(project / "results", "ro")
+        done = sweep(project)
+        assert done.returncode != 0
+        assert "read-only" in done.stdout.lower() or "write-protected" in done.stdout.lower(), done.stdout[-3000:]
+        resize(project / "results", "rw")
+        assert sweep(project).returncode == 0
+
+
+def test_a_sweep_whose_environments_are_built_needs_no_network(tmp_path):
+    """In a name space of its own, where loopback is all the network there is."""
+    folder = tmp_path / "project"
+    faults_run.prepare(folder)
+    offline = ("unshare", "--net", "sh", "-c", f'{sys.executable} -c "{UP}" && exec "$@"', "sh")
+    done = sweep(folder, before=offline)
+    assert done.returncode == 0, done.stdout[-3000:]
+    faults_run.check_results(folder)
+
+
+def test_thousands_of_broken_configs():
+    command = [sys.executable, "-m", "pytest", "-k", "traceback", str(PROJECT / "tests" / "test_safety.py")]
+    done = subprocess.run(
+        command, cwd=PROJECT, env={**os.environ, "DIFFSWEEP_FUZZ": "10000"}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
