@@ -18,7 +18,7 @@ from diffsweep.measure import machines
 from diffsweep.sweep import explain
 from diffsweep.sweep.environments import LOCKS, PROJECT, lock_digest, lock_requirements
 from diffsweep.sweep.files import read_json
-from diffsweep.sweep.plan import AXES
+from diffsweep.sweep.plan import AXES, replicates_of
 
 HEADS = ("what", "cell", "jobs", "last time", "because")
 
@@ -149,7 +149,7 @@ def replicates(plan: Mapping) -> Iterator[tuple[str, int, Path]]:
         for target in plan["targets"]:
             for variant in plan["variants"]:
                 cell = f"{model}/{target}/{variant['name']}"
-                for number in range(1, plan["protocol"]["replicates"] + 1):
+                for number in replicates_of(plan, variant["name"]):
                     yield cell, number, Path(f"results/{plan['sweep']}/{cell}/replicate-{number}/replicate.json")
 
 

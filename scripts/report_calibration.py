@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from diffsweep.analysis import calibration, latency
-from diffsweep.analysis.calibration import Scenario
+from diffsweep.analysis.calibration import Preset, Scenario
 from diffsweep.measure.records import LatencyRecord, read_latency, valid
 from diffsweep.show.calibration import Calibration, pictures, render, verdict_table
 from diffsweep.show.style import save_png, save_svg, use_style
@@ -30,7 +30,7 @@ def main() -> None:
     options = parser.parse_args()
     try:
         plan = read_json(options.plan)
-        found = judge(options.calibration, plan["protocol"]["replicates"])
+        found = judge(options.calibration, plan["protocol"])
     except (OSError, ValueError, KeyError) as error:
         sys.exit(f"report_calibration: {options.calibration}: {type(error).__name__}: {error}")
     with use_style():
@@ -45,8 +45,8 @@ def main() -> None:
     print(f"wrote {options.calibration / 'report.html'}", flush=True)
 
 
-def judge(folder: Path, replicates: int) -> Calibration:
-    """Everything the report says. `replicates`: how many a comparison of this sweep has."""
+def judge(folder: Path, protocol: Mapping) -> Calibration:
+    """Everything the report says. `protocol`: the sweep's, with the replicates of its comparisons."""
     document = read_json(folder / "calibration.json")
     spec = document["spec"]
     records = {s["name"]: read_scenario(folder / s["name"]) for s in spec["scenarios"]}
@@ -54,17 +54,20 @@ def judge(folder: Path, replicates: int) -> Calibration:
     reach = reach_of(latency.measured([r for _, rs in records["aa"] for r in rs], "baseline"))
     scenarios = [scenario_of(s, records[s["name"]], reach) for s in spec["scenarios"]]
     aa = scenarios[0]
-    presets = {"default": replicates, "publish": PRESETS["publish"]["replicates"]}
+    presets = {
+        name: Preset(settings["replicates"], settings["aa_replicates"])
+        for name, settings in {"default": protocol, "publish": PRESETS["publish"]}.items()
+    }
     notes = records["aa"][0][0]
     return Calibration(
         what=f"{spec['replicate']['model']['name']} on {spec['replicate']['target']['name']}",
         aa=aa,
         scenarios=scenarios,
         presets=presets,
-        judged={s.name: calibration.comparisons(s, aa, replicates) for s in scenarios},
+        judged={s.name: calibration.comparisons(s, aa, presets["default"]) for s in scenarios},
         powers={
-            name: {s.slowdown: calibration.power(s, aa, n) for s in scenarios if s.slowdown and not s.disturbed}
-            for name, n in presets.items()
+            name: {s.slowdown: calibration.power(s, aa, preset) for s in scenarios if s.slowdown and not s.disturbed}
+            for name, preset in presets.items()
         },
         host=notes["host"],
         request_s=statistics.median(r.e2e_s for r in latency.measured(everything, "baseline")),
@@ -93,7 +96,7 @@ def scenario_of(settings: Mapping, records: Sequence[tuple[Mapping, list[Latency
         name=settings["name"],
         slowdown=settings["slowdown"] * reach,
         disturbed=settings["disturbed"],
-        ratios=[latency.block_log_ratios(requests) for _, requests in records],
+        log_ratios=[ratio for _, requests in records if (ratio := latency.log_ratio(requests)) is not None],
         flagged_blocks=sum(len(notes.get("disturbed_blocks", ())) for notes, _ in records),
         blocks=sum(len(notes.get("blocks", ())) for notes, _ in records),
     )

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from diffsweep.analysis import stats
 from diffsweep.analysis.stats import Estimate
 
 
@@ -14,8 +15,10 @@ class Machine:
 
     process: between server processes; request: between requests; walk: of a random walk from request to request, and
     correlated, of a noise with autocorrelation 0.9; drift: linear, from first to last request of a replicate (its sign
-    and size vary between replicates); outliers: share of requests that take 1.5 to 3 times as long; heavy: process and
-    request noise from Student's t with 3 degrees of freedom instead of a normal distribution.
+    and size vary between replicates); outliers: share of requests that take 1.5 to 3 times as long; contention: share
+    of the time in which somebody else uses the processor, in episodes of four requests on average that make each of
+    them 5 to 50 % slower; heavy: process and request noise from Student's t with 3 degrees of freedom instead of a normal
+    distribution.
     """
 
     process: float = 0.015
@@ -24,6 +27,7 @@ class Machine:
     correlated: float = 0.0
     drift: float = 0.0
     outliers: float = 0.0
+    contention: float = 0.0
     heavy: bool = False
 
 
@@ -35,23 +39,24 @@ MACHINES = {
     "random walk": Machine(walk=0.02),
     "autocorrelation": Machine(correlated=0.06),
     "outliers": Machine(outliers=0.05),
+    "contention": Machine(process=0.01, request=0.02, contention=0.5),
     "heavy tails": Machine(heavy=True, process=0.02),
     "all at once": Machine(
-        process=0.02, request=0.06, walk=0.01, correlated=0.04, drift=0.2, outliers=0.03, heavy=True
+        process=0.02, request=0.06, walk=0.01, correlated=0.04, drift=0.2, outliers=0.03, contention=0.2, heavy=True
     ),
 }
 
 
-def block_log_ratios(
+def log_ratios(
     machine: Machine,
     rng: np.random.Generator,
     *,
     simulations: int,
     replicates: int = 3,
     requests: int = 24,
-    block: int = 2,
+    block: int = 1,
 ) -> np.ndarray:
-    """(simulations, replicates, pairs): log(baseline / variant) of each pair of blocks A B B A; the truth is 0."""
+    """(simulations, replicates): log(baseline / variant) of each replicate, asked in blocks A B B A; the truth is 0."""
     shape = (simulations, replicates, 2 * requests)
     is_variant = np.repeat([i % 4 in (1, 2) for i in range(2 * requests // block)], block)
     process = _noise(machine, rng, (simulations, replicates, 2)) * machine.process
@@ -59,10 +64,8 @@ def block_log_ratios(
     logs += np.where(is_variant, process[..., 1:], process[..., :1])
     logs += _shared_with_time(machine, rng, shape)
     slow = rng.random(shape) < machine.outliers
-    times = np.exp(logs) * np.where(slow, rng.uniform(1.5, 3.0, shape), 1.0)
-    blocks = times.reshape(*shape[:2], -1, block).mean(axis=3)
-    side = is_variant[::block]
-    return np.log(blocks[..., ~side] / blocks[..., side])
+    times = np.moveaxis(np.exp(logs) * np.where(slow, rng.uniform(1.5, 3.0, shape), 1.0), 2, 0)
+    return np.log(stats.undisturbed(times[~is_variant]) / stats.undisturbed(times[is_variant]))
 
 
 def latencies(
@@ -88,7 +91,21 @@ def _shared_with_time(machine: Machine, rng: np.random.Generator, shape: tuple) 
     shocks = rng.standard_normal(shape) * np.sqrt(1 - 0.9**2)
     for i in range(1, length):
         correlated[..., i] = 0.9 * correlated[..., i - 1] + shocks[..., i]
-    return linear + walk + machine.correlated * correlated
+    return linear + walk + machine.correlated * correlated + _contention(machine, rng, shape)
+
+
+def _contention(machine: Machine, rng: np.random.Generator, shape: tuple) -> np.ndarray:
+    """Logs of the slow-down by somebody else who comes and goes."""
+    if not machine.contention:
+        return np.zeros(shape)
+    leaves = 1 / 4
+    comes = leaves * machine.contention / (1 - machine.contention)
+    there = rng.random(shape[:2]) < machine.contention
+    slower = np.zeros(shape)
+    for i in range(shape[2]):
+        there = np.where(there, rng.random(shape[:2]) >= leaves, rng.random(shape[:2]) < comes)
+        slower[..., i] = np.where(there, np.log(rng.uniform(1.05, 1.5, shape[:2])), 0.0)
+    return slower
 
 
 def covers(estimate: Estimate | None, truth: float) -> bool:

@@ -9,7 +9,7 @@ import pytest
 
 import simulation
 from diffsweep.analysis import calibration, stats
-from diffsweep.analysis.calibration import Comparison, Scenario
+from diffsweep.analysis.calibration import Comparison, Preset, Scenario
 from diffsweep.analysis.stats import Estimate
 from diffsweep.sweep.plan import PRESETS
 
@@ -23,15 +23,16 @@ QUIET = simulation.Machine(process=0.005, request=0.03)
 
 def scenario(name: str, slowdown: float, replicates: int, machine=QUIET, seed: int = 0) -> Scenario:
     rng = np.random.default_rng(seed)
-    ratios = simulation.block_log_ratios(machine, rng, simulations=1, replicates=replicates, requests=16)[0]
-    return Scenario(name, slowdown, False, [list(pairs - np.log1p(slowdown)) for pairs in ratios])
+    ratios = simulation.log_ratios(machine, rng, simulations=1, replicates=replicates, requests=16)[0]
+    return Scenario(name, slowdown, False, list(ratios - np.log1p(slowdown)))
 
 
 AA = scenario("aa", 0.0, 200)
+DEFAULT, PUBLISH = (Preset(p["replicates"], p["aa_replicates"]) for p in (PRESETS["default"], PRESETS["publish"]))
 
 
 def test_a_quiet_machine_claims_no_difference_between_equals():
-    judged = calibration.comparisons(AA, AA, 5)
+    judged = calibration.comparisons(AA, AA, Preset(5, 12))
     assert len(judged) == 40
     assert calibration.is_fit(judged)
     assert set(calibration.count_verdicts(judged)) <= {stats.WITHIN_NOISE, stats.CANNOT_TELL, stats.REGRESSED}
@@ -39,25 +40,25 @@ def test_a_quiet_machine_claims_no_difference_between_equals():
 
 def test_a_planted_slowdown_is_found_and_has_its_size():
     slower = scenario("slower", 0.10, 40, seed=1)
-    judged = calibration.comparisons(slower, AA, 5)
+    judged = calibration.comparisons(slower, AA, Preset(5, 12))
     assert len(judged) == 8
     assert {c.verdict for c in judged} == {stats.REGRESSED}
-    assert calibration.slowdown_of(stats.speedup(slower.ratios)).value == pytest.approx(0.10, abs=0.01)
+    assert calibration.slowdown_of(stats.speedup(slower.log_ratios)).value == pytest.approx(0.10, abs=0.01)
 
 
 def test_power_grows_with_the_slowdown_and_with_the_replicates():
-    powers = {s: calibration.power(scenario("s", s, 30, seed=2), AA, 5) for s in (0.005, 0.02, 0.10)}
+    powers = {s: calibration.power(scenario("s", s, 30, seed=2), AA, DEFAULT) for s in (0.005, 0.02, 0.10)}
     assert powers[0.005] < powers[0.02] <= powers[0.10]
     assert powers[0.10] >= 0.95
-    more = calibration.power(scenario("s", 0.02, 30, seed=2), AA, PRESETS["publish"]["replicates"])
+    more = calibration.power(scenario("s", 0.02, 30, seed=2), AA, PUBLISH)
     assert more > powers[0.02]
-    assert calibration.power(scenario("s", 0.1, 4), AA, 5) is None
+    assert calibration.power(scenario("s", 0.1, 4), AA, DEFAULT) is None
 
 
 def test_the_floor_of_an_aa_comparison_is_never_its_own():
-    quiet, wild = [[0.0], [0.001], [-0.001]], [[0.5], [-0.5], [0.1]]
+    quiet, wild = [0.0, 0.001, -0.001], [0.5, -0.5, 0.1]
     aa = Scenario("aa", 0.0, False, [*quiet, *wild])
-    first, second = calibration.comparisons(aa, aa, 3)
+    first, second = calibration.comparisons(aa, aa, Preset(3, 3))
     assert first.threshold > 1  # judged by the wild one's noise
     assert second.threshold == stats.LEAST_THRESHOLD
 

@@ -3,9 +3,9 @@
     .venv/bin/python tests/benchmarks/estimators.py results/default [more folders of replicates ...]
 
 Takes every folder with replicates of the same variant, wherever it lies below the folders given, and prints, per
-estimator, the standard deviation between replicates of log(baseline / variant): its median over those folders, and over
-the A/A ones alone. What varies less gives a narrower interval from the same requests; whether the interval still holds
-the truth is what interval_coverage.py and the calibration show. Runs no model.
+estimator, the standard deviation between replicates of log(baseline / variant): its median and its root mean square
+over those folders, and its median over the A/A ones alone. What varies less gives a narrower interval from the same
+requests; whether the interval still holds the truth is what interval_coverage.py and the calibration show. Runs no model.
 """
 
 import math
@@ -52,6 +52,24 @@ def trimmed(values: np.ndarray, share: float = 0.2) -> float:
     return float(np.sort(values)[cut : len(values) - cut].mean())
 
 
+def of_parts(location: Callable) -> Callable:
+    """A location of each part of a request over the requests of a side, added up."""
+
+    def estimate(records: Records) -> float:
+        baseline, variant = (
+            float(location(np.array([latency.parts_of(r) for r in latency.measured(records, role)])).sum())
+            for role in ("baseline", "variant")
+        )
+        return math.log(baseline / variant)
+
+    return estimate
+
+
+def fastest(share: float) -> Callable:
+    """The mean of the fastest `share`, at least of one."""
+    return lambda times: np.sort(times, axis=0)[: max(1, round(share * len(times)))].mean(axis=0)
+
+
 def of_sides(location: Callable) -> Callable:
     def estimate(records: Records) -> float:
         baseline, variant = sides(records, latency.end_to_end_s)
@@ -66,14 +84,20 @@ ESTIMATORS: dict[str, Callable[[Records], float]] = {
     "mean of request ratios": lambda r: float(np.mean(request_ratios(r))),
     "median of request ratios": lambda r: float(np.median(request_ratios(r))),
     "20 % trimmed mean of request ratios": lambda r: trimmed(request_ratios(r)),
-    "Hodges-Lehmann of request ratios": lambda r: stats.replicate_value(request_ratios(r)),
+    "Hodges-Lehmann of request ratios": lambda r: stats.hodges_lehmann(request_ratios(r)),
     "ratio of means": of_sides(np.mean),
     "ratio of medians": of_sides(np.median),
     "ratio of lower quartiles": of_sides(lambda t: np.quantile(t, 0.25)),
     "ratio of minima": of_sides(np.min),
     "mean of request ratios, median step": lambda r: float(np.mean(request_ratios(r, robust_request_s))),
-    "Hodges-Lehmann, median step": lambda r: stats.replicate_value(request_ratios(r, robust_request_s)),
-    "Hodges-Lehmann of block ratios (ours)": lambda r: stats.replicate_value(latency.block_log_ratios(r)),
+    "Hodges-Lehmann, median step": lambda r: stats.hodges_lehmann(request_ratios(r, robust_request_s)),
+    "Hodges-Lehmann of block ratios": latency.typical_log_ratio,
+    "minimum of each part": of_parts(lambda times: times.min(axis=0)),
+    "fastest tenth of each part": of_parts(fastest(0.10)),
+    "fastest fifth of each part": of_parts(fastest(0.20)),
+    "fastest quarter of each part (ours)": latency.log_ratio,
+    "fastest third of each part": of_parts(fastest(1 / 3)),
+    "median of each part": of_parts(lambda times: np.median(times, axis=0)),
 }
 
 
@@ -89,14 +113,17 @@ def main() -> None:
     if len(sys.argv) < 2:
         sys.exit(__doc__.strip())
     sets = replicate_sets([Path(name) for name in sys.argv[1:]])
+    if not sets:
+        sys.exit(f"estimators: no three replicates of one variant below {' '.join(sys.argv[1:])}")
     equals = {w for w, found in sets.items() if found[0][0].variant == "fp32" or "aa" in w.parts}
     print(f"{len(sets)} sets of replicates, {sum(map(len, sets.values()))} replicates; {len(equals)} of them A/A")
-    print(f"{'standard deviation between replicates, %':42}{'all, median':>14}{'A/A, median':>14}")
+    print(f"{'standard deviation between replicates, %':42}{'all, median':>14}{'all, rms':>14}{'A/A, median':>14}")
     for name, estimator in ESTIMATORS.items():
         spread = {w: 100 * statistics.stdev(estimator(r) for r in found) for w, found in sets.items()}
         of_equals = [spread[w] for w in equals]
         aa = f"{statistics.median(of_equals):14.2f}" if of_equals else f"{'n/a':>14}"
-        print(f"{name:42}{statistics.median(spread.values()):14.2f}{aa}", flush=True)
+        whole = math.sqrt(statistics.fmean(s**2 for s in spread.values()))
+        print(f"{name:42}{statistics.median(spread.values()):14.2f}{whole:14.2f}{aa}", flush=True)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from diffsweep.sweep import explain, paths, specs
 from diffsweep.sweep.digests import code_digest, code_digests, data_digest, folder_digest, remember_facts
 from diffsweep.sweep.environments import EnvironmentFailed, lock_digest
 from diffsweep.sweep.files import read_json, remove_partials, write_json
-from diffsweep.sweep.plan import ConfigError, make_plan, read_yaml
+from diffsweep.sweep.plan import ConfigError, make_plan, read_yaml, replicates_of
 from diffsweep.sweep.requests import attempt_after, requests_of
 from diffsweep.sweep.runs import current_run, prefer_this_python
 from diffsweep.sweep.workflow import announce
@@ -38,7 +38,6 @@ MODELS, TARGETS = list(PLAN["models"]), list(PLAN["targets"])
 VARIANTS = {variant["name"]: variant for variant in PLAN["variants"]}
 BASELINE = PLAN["baseline"]
 ARTIFACTS = specs.artifacts_of(PLAN)
-REPLICATES = list(range(1, PLAN["protocol"]["replicates"] + 1))
 REQUESTS = requests_of(config)
 MACHINES = {name: machines.this_machine(target) for name, target in PLAN["targets"].items()}
 
@@ -285,7 +284,8 @@ def unloaded_latencies(wildcards):
     if "objective_s" in PLAN["protocol"]:
         return []
     path = cell_path("replicate-{replicate}/latency.jsonl")
-    return expand(path, model=wildcards.model, target=wildcards.target, variant=BASELINE, replicate=REPLICATES)
+    names = {"model": wildcards.model, "target": wildcards.target, "variant": BASELINE}
+    return expand(path, **names, replicate=replicates_of(PLAN, BASELINE))
 
 
 def found_arrivals():
@@ -340,7 +340,12 @@ def all_manifests():
 
 
 def all_replicates():
-    return expand(cells("replicate-{{replicate}}/replicate.json"), replicate=REPLICATES)
+    path = cell_path("replicate-{replicate}/replicate.json")
+    return [
+        made
+        for variant in VARIANTS
+        for made in expand(path, model=MODELS, target=TARGETS, variant=variant, replicate=replicates_of(PLAN, variant))
+    ]
 
 
 def traces_digest():

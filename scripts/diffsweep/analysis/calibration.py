@@ -2,8 +2,8 @@
 
 A scenario is a variant whose true slow-down is known: none (A/A), a planted one, either with or without a disturbed
 host. Its replicates are those of a sweep (stats.speedup, stats.noise_floor, stats.verdict, nothing else), cut into
-independent comparisons of as many replicates as a sweep has. The noise floor of each comparison comes from another A/A
-comparison, as in a sweep it comes from the baseline's own job.
+independent comparisons of as many replicates as a sweep has. The noise floor of each comparison comes from other A/A
+replicates, as many as in a sweep the baseline's own job has.
 """
 
 from collections import Counter
@@ -14,8 +14,6 @@ import numpy as np
 
 from diffsweep.analysis import stats
 from diffsweep.analysis.stats import Estimate
-
-Ratios = Sequence[Sequence[float]]  # log(baseline / variant) of the pairs of each replicate
 
 RIGHT_SHARE = 0.95  # a preset "finds" a slow-down that it calls regressed this often
 DRAWS = 2000
@@ -28,9 +26,17 @@ class Scenario:
     name: str
     slowdown: float
     disturbed: bool
-    ratios: Ratios
+    log_ratios: Sequence[float]  # log(baseline / variant), one a replicate
     flagged_blocks: int = 0
     blocks: int = 0
+
+
+@dataclass(frozen=True)
+class Preset:
+    """How many replicates a sweep takes of each variant, and of the baseline against itself."""
+
+    replicates: int
+    aa_replicates: int
 
 
 @dataclass(frozen=True)
@@ -42,26 +48,25 @@ class Comparison:
     verdict: str
 
 
-def comparisons(scenario: Scenario, aa: Scenario, replicates: int) -> list[Comparison]:
+def comparisons(scenario: Scenario, aa: Scenario, preset: Preset) -> list[Comparison]:
     """The independent comparisons of a scenario; what is left over of its replicates is not used.
 
-    Judging A/A itself, the floor is that of the next comparison, never its own.
+    The floor of the n-th is that of the A/A replicates that follow the n-th comparison's own (round and round), so that
+    A/A is never judged by its own. Empty where there are too few A/A replicates.
     """
-    floors = [stats.noise_floor(stats.speedup(group)) for group in groups(aa.ratios, replicates)]
-    shift = 1 if scenario is aa else 0
-    if len(floors) <= shift:
+    size = preset.replicates
+    if len(aa.log_ratios) < size + preset.aa_replicates:
         return []
     found = []
-    for number, group in enumerate(groups(scenario.ratios, replicates)):
-        limit = stats.threshold(floors[(number + shift) % len(floors)])
-        ratio = stats.speedup(group)
-        found.append(Comparison(ratio, limit, stats.verdict(ratio, limit)))
+    for start in range(0, len(scenario.log_ratios) - size + 1, size):
+        others = np.roll(aa.log_ratios, -(start + size))[: preset.aa_replicates]
+        found.append(judge(scenario.log_ratios[start : start + size], others))
     return found
 
 
-def groups(ratios: Ratios, size: int) -> list[Ratios]:
-    """Consecutive replicates, `size` at a time."""
-    return [ratios[i : i + size] for i in range(0, len(ratios) - size + 1, size)]
+def judge(log_ratios: Sequence[float], aa: Sequence[float]) -> Comparison:
+    ratio, limit = stats.speedup(log_ratios), stats.threshold(stats.noise_floor(stats.speedup(aa)))
+    return Comparison(ratio, limit, stats.verdict(ratio, limit))
 
 
 def is_wrong(verdict: str, slowdown: float) -> bool:
@@ -74,22 +79,21 @@ def count_verdicts(found: Sequence[Comparison]) -> dict[str, int]:
     return dict(Counter(comparison.verdict for comparison in found))
 
 
-def power(scenario: Scenario, aa: Scenario, replicates: int, seed: int = 0) -> float | None:
-    """How often a sweep with so many replicates says "regressed", estimated from all recorded replicates.
+def power(scenario: Scenario, aa: Scenario, preset: Preset, seed: int = 0) -> float | None:
+    """How often a sweep with this preset says "regressed", estimated from all recorded replicates.
 
-    Each of DRAWS draws takes that many replicates of the scenario, and as many of A/A for the noise floor, without
-    replacement; both presets are so judged from the same records. None when there are too few.
+    Each of DRAWS draws takes the preset's replicates of the scenario, and of A/A for the noise floor, without
+    replacement; all presets are so judged from the same records. None when there are too few.
     """
-    if min(len(scenario.ratios), len(aa.ratios)) < replicates:
+    if len(scenario.log_ratios) < preset.replicates or len(aa.log_ratios) < preset.aa_replicates:
         return None
     rng = np.random.default_rng(seed)
-    ours, theirs = (np.array([stats.replicate_value(r) for r in s.ratios]) for s in (scenario, aa))
-    regressed = 0
-    for _ in range(DRAWS):
-        ratio = stats.speedup_of_values(rng.choice(ours, replicates, replace=False))
-        floor = stats.noise_floor(stats.speedup_of_values(rng.choice(theirs, replicates, replace=False)))
-        regressed += stats.verdict(ratio, stats.threshold(floor)) == stats.REGRESSED
-    return regressed / DRAWS
+
+    def draw(of: Scenario, size: int) -> np.ndarray:
+        return rng.choice(of.log_ratios, size, replace=False)
+
+    judged = (judge(draw(scenario, preset.replicates), draw(aa, preset.aa_replicates)) for _ in range(DRAWS))
+    return sum(comparison.verdict == stats.REGRESSED for comparison in judged) / DRAWS
 
 
 def smallest_found(powers: Mapping[float, float | None]) -> float | None:

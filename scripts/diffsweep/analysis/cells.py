@@ -9,7 +9,7 @@ from diffsweep.engines import ENGINES
 from diffsweep.measure import machines, records
 from diffsweep.measure.records import CapacityRecord, LatencyRecord, ResourceSample
 from diffsweep.sweep.files import read_json
-from diffsweep.sweep.plan import artifact_name
+from diffsweep.sweep.plan import artifact_name, replicates_of
 
 OK, UNSUPPORTED, FAILED, STALE = "ok", "unsupported", "failed", "stale"
 # The worst of the stages' outcomes is the cell's.
@@ -153,7 +153,7 @@ def ending_of(document: Mapping, stage: str) -> Ending:
 def read_replicates(source: Source, target: str, folder: Path) -> tuple[list[Replicate], list[Ending]]:
     """The replicates that ended well, and how each one ended. Records of a failed replicate are not used."""
     replicates, endings = [], []
-    for number in range(1, source.plan["protocol"]["replicates"] + 1):
+    for number in replicates_of(source.plan, folder.name):
         where = folder / f"replicate-{number}"
         notes, ending = read_stage(where / "replicate.json", f"benchmark, replicate {number}")
         if notes is not None and ending.status == OK:

@@ -153,8 +153,8 @@ def _unpaired(old: Sequence[Replicate], new: Sequence[Replicate], ground: Ground
 
 def _speedups(replicates: Sequence[Replicate]) -> list[float]:
     """The speed-up that each replicate found by itself."""
-    ratios = (latency.block_log_ratios(r.latency) for r in replicates)
-    return [math.exp(stats.replicate_value(found)) for found in ratios if found]
+    ratios = (latency.log_ratio(r.latency) for r in replicates)
+    return [math.exp(ratio) for ratio in ratios if ratio is not None]
 
 
 def _latencies(replicates: Sequence[Replicate]) -> list[float]:
@@ -164,7 +164,7 @@ def _latencies(replicates: Sequence[Replicate]) -> list[float]:
 
 
 def _mean_ratio(values: Sequence[float]) -> Estimate | None:
-    return stats.speedup_of_values(np.log(values).tolist()) if values else None
+    return stats.speedup(np.log(values).tolist()) if values else None
 
 
 def _at_least(limit: float, noise: float | None) -> float | None:

@@ -1,4 +1,4 @@
-"""Latency records -> figures: quantiles, pairs of blocks, the clocks' break-down, warnings. Pure; times in seconds."""
+"""Latency records -> figures: quantiles, ratios to the baseline, the clocks' break-down, warnings. Pure; in seconds."""
 
 import math
 from collections.abc import Sequence
@@ -75,6 +75,32 @@ def withheld_quantiles(requests: int) -> str:
     """Which quantiles are not told for want of requests: "P95: n < 72; P99: n < 368"; empty when all are."""
     least = {name.upper(): stats.minimum_sample(q) for name, q in QUANTILES.items()}
     return "; ".join(f"{name}: n < {n}" for name, n in least.items() if requests < n)
+
+
+def undisturbed_s(records: Records) -> float | None:
+    """How long a request takes while nothing disturbs it: `stats.undisturbed` of each of its parts, added up.
+
+    Part by part, each step by its place, since hardly a request is undisturbed from end to end. None without records.
+    """
+    return float(stats.undisturbed([parts_of(r) for r in records]).sum()) if records else None
+
+
+def parts_of(record: LatencyRecord) -> list[float]:
+    """Prompt encoding, every step, decoding, image encoding, and the rest; the whole where these were not timed."""
+    known = [record.prompt_encode_s, *(record.step_s or [None]), record.decode_s, record.image_encode_s]
+    return [record.e2e_s] if None in known else [*known, record.e2e_s - math.fsum(known)]
+
+
+def log_ratio(records: Records) -> float | None:
+    """What one replicate says of the speed-up: log(baseline / variant) of undisturbed times; None without both."""
+    baseline_s, variant_s = (undisturbed_s(measured(records, role)) for role in ("baseline", "variant"))
+    return None if baseline_s is None or variant_s is None else math.log(baseline_s / variant_s)
+
+
+def typical_log_ratio(records: Records) -> float | None:
+    """The same of what requests typically took, disturbances included: the location of the pairs' ratios."""
+    ratios = block_log_ratios(records)
+    return stats.hodges_lehmann(ratios) if ratios else None
 
 
 def block_log_ratios(records: Records) -> list[float]:

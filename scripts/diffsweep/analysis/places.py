@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffsweep.sweep.plan import artifact_name
+from diffsweep.sweep.plan import artifact_name, replicates_of
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,7 @@ def each_cell(plan: Mapping, results: Path, artifacts: Path) -> Iterator[CellPla
                     target=target,
                     variant=name,
                     folder=folder,
-                    replicates=tuple(
-                        folder / f"replicate-{number}" for number in range(1, plan["protocol"]["replicates"] + 1)
-                    ),
+                    replicates=tuple(folder / f"replicate-{number}" for number in replicates_of(plan, name)),
                     manifest=manifest_of(name),
                     baseline_manifest=manifest_of(plan["baseline"]),
                     baseline_folder=results / model / target / plan["baseline"],

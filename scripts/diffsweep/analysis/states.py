@@ -15,6 +15,7 @@ from typing import Any
 
 from diffsweep.sweep.environments import EnvironmentFailed, lock_digest
 from diffsweep.sweep.files import read_json
+from diffsweep.sweep.plan import replicates_of
 
 RAW = {".jsonl", ".json", ".parquet", ".npy"}
 SCORES = {"images.json", "quality.json", "scores.parquet", "features.npy"}
@@ -101,7 +102,7 @@ def describe(results: Path, plan: Mapping, locks: Mapping[str, str], kept_unix_s
 
 
 def _describe_cell(folder: Path, plan: Mapping) -> dict:
-    numbers = range(1, plan["protocol"]["replicates"] + 1)
+    numbers = replicates_of(plan, folder.name)
     notes = [document for n in numbers if (document := read_or_none(folder / f"replicate-{n}" / "replicate.json"))]
     servers = [document.get("servers") or {} for document in notes]
     hosts = [document.get("host") or {} for document in notes]

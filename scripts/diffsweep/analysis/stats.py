@@ -21,6 +21,7 @@ SPREAD_WARNING = 0.10
 SPREAD_LOUD_WARNING = 0.25
 # hyperfine's OUTLIER_THRESHOLD, a modified z-score: 10 standard deviations, as 1.4826 x the median absolute deviation.
 OUTLIER_SCORE = 14.826
+FASTEST_SHARE = 0.25
 # A/A noise below 1 % is not believed: METHOD.md's least threshold.
 LEAST_THRESHOLD = 0.01
 THRESHOLD_IN_NOISE_FLOORS = 2.0
@@ -158,31 +159,36 @@ def replicate_interval(means: Sequence[float], confidence: float = CONFIDENCE) -
     return Estimate(mean, mean - half, mean + half)
 
 
-def replicate_value(log_ratios: Sequence[float]) -> float:
-    """What one replicate says: the Hodges-Lehmann location of its log(baseline / variant) (1963, Ann. Math. Stat. 34).
+def undisturbed(times: Sequence[Sequence[float]] | np.ndarray) -> np.ndarray:
+    """The mean of the fastest quarter, along the first axis: (n, ...) to (...).
+
+    Whatever else a machine does, another tenant of its processor above all, only makes things slower, for milliseconds
+    or for seconds; the fast end of the times is what the program itself takes (Chen and Revels 2016, "Robust
+    benchmarking in noisy environments", which goes as far as the minimum). A quarter, since a processor's short boosts
+    make minima lucky. tests/benchmarks/estimators.py compares it with others on recorded data.
+    """
+    ordered = np.sort(np.asarray(times, float), axis=0)
+    return ordered[: math.ceil(FASTEST_SHARE * len(ordered))].mean(axis=0)
+
+
+def hodges_lehmann(numbers: Sequence[float]) -> float:
+    """A robust location (Hodges and Lehmann 1963, Ann. Math. Stat. 34).
 
     The median of the means of any two pairs (each with itself, too): as precise as the mean where the noise is normal
-    (95 %), and unmoved by the few pairs that a passing disturbance, or a machine that changes its pace between the two
-    halves of a pair, has spoilt (up to 29 % of them). tests/benchmarks/estimators.py compares it with others.
+    (95 %), and unmoved by the few (up to 29 %) that a passing disturbance has spoilt.
     """
-    values = np.asarray(log_ratios, float)
+    values = np.asarray(numbers, float)
     one, other = np.triu_indices(len(values))
     return float(np.median((values[one] + values[other]) / 2))
 
 
-def speedup(log_ratios: Sequence[Sequence[float]], confidence: float = CONFIDENCE) -> Estimate:
-    """The speed-up from log(baseline / variant) per pair of blocks, one list of pairs per replicate.
+def speedup(log_ratios: Sequence[float], confidence: float = CONFIDENCE) -> Estimate:
+    """The speed-up from one log(baseline / variant) per replicate: their geometric mean.
 
-    A robust location within each replicate (`replicate_value`), then their geometric mean, each replicate weighing the
-    same; the interval comes from the variation between replicates, on the log scale (Kalibera and Jones 2013, 'Rigorous
+    The interval comes from the variation between replicates, on the log scale (Kalibera and Jones 2013, 'Rigorous
     benchmarking in reasonable time': the top level of repetition decides).
     """
-    return speedup_of_values([replicate_value(pairs) for pairs in log_ratios if len(pairs)], confidence)
-
-
-def speedup_of_values(values: Sequence[float], confidence: float = CONFIDENCE) -> Estimate:
-    """The same from one log ratio per replicate."""
-    return exponential(replicate_interval(values, confidence))
+    return exponential(replicate_interval(log_ratios, confidence))
 
 
 def exponential(estimate: Estimate) -> Estimate:

@@ -3,7 +3,7 @@
 An empty field means not measured; `reason` says why. Pure but for the records that `cells` has read.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from diffsweep.analysis import batching, cost, economy, latency, load, pareto, stats
@@ -12,6 +12,7 @@ from diffsweep.analysis.cells import OK, STALE, Cell
 from diffsweep.analysis.columns import Row, estimate_in, fid_margin, put, quality_fields
 from diffsweep.analysis.resources import resource_fields
 from diffsweep.analysis.stats import Estimate
+from diffsweep.measure.records import LatencyRecord
 from diffsweep.sweep.plan import say
 
 PARETO = {
@@ -100,7 +101,7 @@ def row_of(plan: Mapping, cell: Cell, reference: Reference) -> Row:
     row |= resource_fields(cell, row["sustained_clients"])
     price, _ = price_of(plan["targets"][cell.target])
     row |= economy.economy_fields(cell, row, price, reference.economy)
-    told = [row.pop(f"{part}_warnings") for part in ("latency", "capacity", "arrivals")]
+    told = [row.pop(f"{part}_warnings") for part in ("latency", "speedup", "capacity", "arrivals")]
     row["warnings"] = "; ".join(sum(told, batching.warnings(cell)))
     return row
 
@@ -166,20 +167,39 @@ def is_too_disturbed(cell: Cell) -> bool:
 
 def speedup_of(cell: Cell) -> Estimate | None:
     """The speed-up over the baseline from this cell's own pairs; for the baseline's cell this is the A/A test."""
-    ratios = [latency.block_log_ratios(r.latency) for r in cell.replicates]
-    return stats.speedup(ratios) if any(ratios) else None
+    return _over_replicates(cell, latency.log_ratio)
+
+
+def _over_replicates(cell: Cell, log_ratio_of: Callable[[Sequence[LatencyRecord]], float | None]) -> Estimate | None:
+    ratios = [ratio for r in cell.replicates if (ratio := log_ratio_of(r.latency)) is not None]
+    return stats.speedup(ratios) if ratios else None
 
 
 def speedup_fields(plan: Mapping, cell: Cell, reference: Reference) -> Row:
     row: Row = {}
-    ratio = speedup_of(cell)
+    ratio, typical = speedup_of(cell), _over_replicates(cell, latency.typical_log_ratio)
     put(row, "speedup", ratio)
+    put(row, "speedup_typical", typical)
+    row["speedup_warnings"] = speedup_warnings(ratio, typical)
     withheld = reference.host_unfit or is_too_disturbed(cell)
     verdict = stats.CANNOT_TELL if withheld else stats.verdict(ratio, reference.threshold)
     row["verdict"] = verdict if ratio is not None else None
     row["noise_floor"], row["threshold"] = reference.noise_floor, reference.threshold
     row["host_unfit"] = reference.host_unfit or None
     return row
+
+
+def speedup_warnings(undisturbed: Estimate | None, typical: Estimate | None) -> list[str]:
+    """Do the fast requests and the typical ones tell different speed-ups? Then one side's times vary more."""
+    if undisturbed is None or typical is None or undisturbed.low is None or typical.low is None:
+        return []
+    if typical.low <= undisturbed.high and undisturbed.low <= typical.high:
+        return []
+    more, factor = ("more" if typical.value < undisturbed.value else "less"), f"{typical.value:.2f}"
+    return [
+        f"its times vary {more} than the baseline's: typical requests tell a speed-up of {factor} "
+        f"({typical.low:.2f} to {typical.high:.2f}), undisturbed ones another"
+    ]
 
 
 # --- capacity and cost ----------------------------------------------------------------------------------------------

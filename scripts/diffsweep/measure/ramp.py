@@ -61,10 +61,10 @@ def flat_levels(steps: Sequence[Step]) -> int:
 
 
 def gain(step: Step, best: Step) -> float:
-    """By which share `step` has more throughput than `best`, less one standard error of the difference.
+    """By which share `step` has more throughput than `best`, less two standard errors of the difference.
 
-    Without that a few requests a level would send every third ramp on by chance.
+    Without that a few requests a level would send ramps on by chance, each time at twice the cost.
     """
     if not best.images_per_s:
         return math.inf
-    return step.images_per_s / best.images_per_s - 1 - math.hypot(step.noise, best.noise)
+    return step.images_per_s / best.images_per_s - 1 - 2 * math.hypot(step.noise, best.noise)

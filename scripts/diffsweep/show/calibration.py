@@ -9,7 +9,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from diffsweep.analysis import calibration, stats
-from diffsweep.analysis.calibration import RIGHT_SHARE, Comparison, Scenario
+from diffsweep.analysis.calibration import RIGHT_SHARE, Comparison, Preset, Scenario
 from diffsweep.show import aa_plot, method, power_plot, style, words
 from diffsweep.show.embed import inline_svgs
 
@@ -21,7 +21,7 @@ TEMPLATE, CSS = HERE / "calibration.html.j2", HERE / "report.css"
 class Calibration:
     """What was recorded, and what it says.
 
-    presets: name -> number of replicates; judged: scenario name -> its independent comparisons of the default preset;
+    presets: by name; judged: scenario name -> its independent comparisons of the default preset;
     powers: preset name -> {planted slow-down: share found, None where too few replicates were recorded}.
     failures: replicates that ended without a result, in words.
     """
@@ -29,7 +29,7 @@ class Calibration:
     what: str
     aa: Scenario
     scenarios: Sequence[Scenario]
-    presets: Mapping[str, int]
+    presets: Mapping[str, Preset]
     judged: Mapping[str, Sequence[Comparison]]
     powers: Mapping[str, Mapping[float, float | None]]
     host: Mapping
@@ -70,11 +70,11 @@ def sentences(found: Calibration) -> list[str]:
         if aa
         else "Too few A/A replicates were recorded for a comparison."
     ]
-    spread = stats.mean_and_deviation([stats.replicate_value(pairs) for pairs in found.aa.ratios])[1]
+    spread = stats.mean_and_deviation(found.aa.log_ratios)[1]
     if spread is not None:
         said.append(
             f"From start to start of the servers, the ratio varies by {words.percent(spread)} (standard deviation of "
-            f"{len(found.aa.ratios)} replicates)."
+            f"{len(found.aa.log_ratios)} replicates)."
         )
     return said
 
@@ -87,7 +87,10 @@ def alarms(found: Calibration) -> list[str]:
 
 
 def facts(found: Calibration) -> method.Facts:
-    presets = "; ".join(f"{name}: {words.count(n, 'replicate')}" for name, n in found.presets.items())
+    presets = "; ".join(
+        f"{name}: {words.count(p.replicates, 'replicate')}, and {p.aa_replicates} of the baseline against itself"
+        for name, p in found.presets.items()
+    )
     return [
         (
             "Recording",
@@ -98,7 +101,7 @@ def facts(found: Calibration) -> method.Facts:
         (
             "Judging",
             "Consecutive replicates make one independent comparison, as many as the preset default has; the noise "
-            "floor comes from another A/A comparison. The power is estimated from all recorded replicates: "
+            "floor comes from other A/A replicates. The power is estimated from all recorded replicates: "
             f"{calibration.DRAWS} draws of as many as the preset has, without replacement.",
         ),
         ("Presets", presets),
@@ -119,7 +122,7 @@ def verdict_table(found: Calibration) -> dict:
     for scenario in found.scenarios:
         judged = found.judged[scenario.name]
         counts = calibration.count_verdicts(judged)
-        estimate = stats.speedup(scenario.ratios) if scenario.ratios else None
+        estimate = stats.speedup(scenario.log_ratios) if scenario.log_ratios else None
         flagged = f"{scenario.flagged_blocks} of {scenario.blocks}"
         slower = calibration.slowdown_of(estimate) if estimate else None
         rows.append(
@@ -132,7 +135,8 @@ def verdict_table(found: Calibration) -> dict:
                 flagged,
             ]
         )
-    note = f"Independent comparisons of {words.count(found.presets['default'], 'replicate')} each, as the default has."
+    size = words.count(found.presets["default"].replicates, "replicate")
+    note = f"Independent comparisons of {size} each, as the default has."
     return {"label": "What the verdicts say where the truth is known", "note": note, "heads": heads, "rows": rows}
 
 

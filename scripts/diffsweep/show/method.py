@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from diffsweep.analysis.stats import LEAST_THRESHOLD, minimum_sample
+from diffsweep.analysis.stats import FASTEST_SHARE, LEAST_THRESHOLD, minimum_sample
 from diffsweep.show import words
 from diffsweep.show.cells import Cell
 from diffsweep.show.costs import price_words
@@ -54,19 +54,22 @@ def _one_line(text: str) -> str:
 def _latency(plan: Mapping) -> str:
     p = plan["protocol"]
     replicates, total = words.count(p["replicates"], "replicate"), p["replicates"] * p["requests"]
+    aa = p.get("aa_replicates", p["replicates"])
     return _one_line(f"""
         Every variant was asked in turns with the baseline {plan["baseline"]}, in blocks A B B A of
         {words.count(p["block"], "request")}, with the same prompts and seeds on both sides: {replicates} ×
-        {p["requests"]} = {total} measured requests a variant, {p["distinct_prompts"]} prompts. A replicate is a
-        fresh start of the servers; its first {p["warmup"]} requests to either side warm it up and are not
-        counted. Jobs had the machine to themselves. End to end is the client's time from sending to the last
-        byte.
+        {p["requests"]} = {total} measured requests a variant, {p["distinct_prompts"]} prompts; the baseline against
+        itself in {words.count(aa, "replicate")}. A replicate is a fresh start of the servers; its first {p["warmup"]}
+        requests to either side warm it up and are not counted. Jobs had the machine to themselves. End to end is the
+        client's time from sending to the last byte.
     """)
 
 
 def _intervals() -> str:
     return _one_line(f"""
-        95 % throughout. Speed-ups, means and throughputs: from the variation between replicates (Student's t).
+        95 % throughout. A speed-up compares undisturbed requests: of each part of a request, each step by its place,
+        the mean of the fastest {FASTEST_SHARE:.0%}, added up; where typical requests tell another, a warning says so.
+        Speed-ups, means and throughputs: from the variation between replicates (Student's t).
         Percentiles: exact, from order statistics; P95 takes {minimum_sample(0.95)} requests, P99
         {minimum_sample(0.99)}, else it is n/a. CLIP score and attributes: bootstrap over prompts; FID: jackknife over
         prompts. Outliers are never dropped.

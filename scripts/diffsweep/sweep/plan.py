@@ -32,11 +32,12 @@ UNSTATED = {"batching": None}
 # The axes that decide which files an engine runs; the others travel with each request.
 ARTIFACT_AXES = ("engine", "precision", "compile")
 
-# Many replicates of few requests: the interval comes from the variation between replicates. Which differences each
-# preset finds is measured by `snakemake calibration`.
+# Many replicates of few requests: the interval comes from the variation between replicates. The baseline against itself
+# (A/A) has more of them, since every verdict is judged by the noise that it shows. Which differences each preset finds
+# is measured by `snakemake calibration`.
 PRESETS = {
-    "default": {"replicates": 5, "requests": 15},
-    "publish": {"replicates": 12, "requests": 15},
+    "default": {"replicates": 5, "aa_replicates": 12, "requests": 15},
+    "publish": {"replicates": 16, "aa_replicates": 32, "requests": 15},
 }
 
 # Folders of a sweep that are not models.
@@ -468,7 +469,7 @@ def make_plan(config: Mapping) -> dict:
             f"sweep: {settings['sweep']!r} is a folder of results/ with a meaning of its own; choose another name"
         )
     variants = resolve_variants(settings["variants"], settings["baseline"])
-    settings["protocol"] = {**PRESETS[settings["protocol"]["preset"]], **settings["protocol"]}
+    settings["protocol"] = resolve_protocol(settings["protocol"])
     if "matrix" in settings:
         entries = matrix_entries(settings["matrix"], variants, settings["baseline"])
         variants = resolve_variants({**settings["variants"], **entries}, settings["baseline"])
@@ -487,6 +488,27 @@ def make_plan(config: Mapping) -> dict:
             for key in ("protocol", "arrivals", "quality", "conversion", "calibration", "limits", "gate")
         },
     }
+
+
+def resolve_protocol(given: Mapping) -> dict:
+    """The protocol with what its preset says where it says nothing. Raises ConfigError."""
+    preset = dict(PRESETS[given["preset"]])
+    if "replicates" in given:
+        preset["aa_replicates"] = given["replicates"]
+    protocol = {**preset, **given}
+    if protocol["aa_replicates"] < protocol["replicates"]:
+        raise ConfigError(
+            f"protocol.aa_replicates: {protocol['aa_replicates']} are fewer than the {protocol['replicates']} of the "
+            "variants that are judged by them; give at least as many"
+        )
+    return protocol
+
+
+def replicates_of(plan: Mapping, variant: str) -> range:
+    """The numbers of a variant's replicates, from 1."""
+    protocol = plan["protocol"]
+    aa = protocol.get("aa_replicates", protocol["replicates"])  # plans of older sweeps have no such key
+    return range(1, (aa if variant == plan["baseline"] else protocol["replicates"]) + 1)
 
 
 def gate_settings(given: Mapping, where: str) -> dict:

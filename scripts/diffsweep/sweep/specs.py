@@ -83,7 +83,7 @@ def benchmark_spec(plan: Mapping, model: str, target: str, ours: Mapping, replic
 
 def protocol_of(protocol: Mapping, replicate: int) -> dict:
     """What one replicate is told of the protocol: not what others are told, nor what decides nothing for it."""
-    unused = {"preset", "replicates", "prompts", "load_replicates"}
+    unused = {"preset", "replicates", "aa_replicates", "prompts", "load_replicates"}
     if replicate > protocol["load_replicates"]:
         protocol = {**protocol, "levels": []}
     if "levels" in protocol:
