@@ -110,7 +110,7 @@ def summarise_chunk(
         cell = source.cell(model, target, variant)
         part.rows.append(summary.row_of(source.plan, cell, reference))
         part.levels.extend(capacity_rows([cell], source.plan["protocol"].get("objective_s")))
-        part.trials.extend({**names(cell), **row} for row in trial_rows(cell.arrivals))
+        part.trials.extend({**names(cell), **row} for row in trial_rows(cell.searches))
         requests.append(latency_table(cell))
     return replace(part, requests=pa.concat_tables(requests))
 

@@ -63,14 +63,14 @@ def parse_options() -> argparse.Namespace:
 
 
 def keep_only_this(spec: Mapping, out: Path) -> None:
-    """Remove what was recorded for another spec."""
+    """Remove what was recorded by another protocol. More scenarios, or more replicates of one, only add to it."""
     try:
-        same = read_json(out / SPEC) == spec
-    except (FileNotFoundError, ValueError):
+        same = read_json(out / SPEC)["replicate"] == spec["replicate"]
+    except (FileNotFoundError, ValueError, KeyError):
         same = False
     if not same:
         shutil.rmtree(out, ignore_errors=True)
-        write_json(out / SPEC, spec)
+    write_json(out / SPEC, spec)
 
 
 def in_turn(scenarios: list[Mapping]) -> Iterator[tuple[Mapping, int]]:

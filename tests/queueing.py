@@ -53,7 +53,8 @@ def simulated_search(
 
 
 def write_search(folder: Path, services: Callable, limits: Limits, seed: int = 0) -> Arrivals:
-    """A simulated search, left in a cell's folder as scripts/arrivals.py would."""
+    """A simulated search, left in its folder as scripts/arrivals.py would."""
+    folder.mkdir(parents=True, exist_ok=True)
     kept: list = []
     found = simulated_search(services, limits, seed, kept=kept)
     with RecordWriter(folder / "arrivals.jsonl") as writer:

@@ -17,8 +17,8 @@ class Machine:
     correlated, of a noise with autocorrelation 0.9; drift: linear, from first to last request of a replicate (its sign
     and size vary between replicates); outliers: share of requests that take 1.5 to 3 times as long; contention: share
     of the time in which somebody else uses the processor, in episodes of four requests on average that make each of
-    them 5 to 50 % slower; heavy: process and request noise from Student's t with 3 degrees of freedom instead of a normal
-    distribution.
+    them 5 to 50 % slower; heavy: process and request noise from Student's t with 3 degrees of freedom instead of a
+    normal distribution.
     """
 
     process: float = 0.015

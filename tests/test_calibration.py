@@ -92,12 +92,12 @@ def test_replicates_of_all_scenarios_are_evenly_mixed():
     assert [n for s, n in calibrate.in_turn(scenarios) if s["name"] == "many"] == [1, 2, 3, 4, 5, 6]
 
 
-def test_records_of_another_spec_are_removed_and_of_the_same_kept(tmp_path):
-    calibrate.keep_only_this({"a": 1}, tmp_path)
+def test_records_by_another_protocol_are_removed_and_by_the_same_kept(tmp_path):
+    calibrate.keep_only_this({"replicate": {"requests": 15}, "scenarios": []}, tmp_path)
     (tmp_path / "aa").mkdir()
-    calibrate.keep_only_this({"a": 1}, tmp_path)
+    calibrate.keep_only_this({"replicate": {"requests": 15}, "scenarios": [{"name": "aa"}]}, tmp_path)
     assert (tmp_path / "aa").exists()
-    calibrate.keep_only_this({"a": 2}, tmp_path)
+    calibrate.keep_only_this({"replicate": {"requests": 20}, "scenarios": [{"name": "aa"}]}, tmp_path)
     assert not (tmp_path / "aa").exists()
 
 

@@ -21,6 +21,7 @@ HELPERS = PROJECT / "tests" / "engines"
 LIMITS = {
     "fp32": {"denoiser_relative_error": 1e-4, "image_psnr_db": 60},
     "bf16": {"denoiser_relative_error": 0.03, "image_psnr_db": 30},
+    "fp16": {"denoiser_relative_error": 0.01, "image_psnr_db": 40},
     "int8": {"denoiser_relative_error": 0.05, "image_psnr_db": 30},
 }
 
@@ -162,6 +163,13 @@ def test_weights_that_the_library_made_up_are_caught(spec, model, tmp_path):
     assert "text_encoder:" in manifest["outcome"]["reason"] and "were made up" in manifest["outcome"]["reason"]
 
 
+def test_fp16_without_kernels_for_it_is_unsupported(spec, tmp_path):
+    """Emulated, it took forty times fp32's time; oneDNN is told to take the processor for an older one."""
+    manifest = convert(spec("fp16"), tmp_path / "out", ONEDNN_MAX_CPU_ISA="AVX2")
+    assert manifest["outcome"]["status"] == "unsupported"
+    assert "no fp16 convolution for this processor" in manifest["outcome"]["reason"]
+
+
 def test_compile_without_a_compiler_is_unsupported(spec, tmp_path):
     manifest = convert(spec(compile=True), tmp_path / "out", CXX="/nowhere/g++")
     assert manifest["outcome"]["status"] == "unsupported"
@@ -297,6 +305,11 @@ def test_clocks_add_up(probes):
     clocks = probes["clocks"]
     assert clocks["steps"] == 5 and all(part > 0 for part in clocks["parts_s"])
     assert 0.5 * clocks["total_s"] < sum(clocks["parts_s"]) <= clocks["total_s"]
+
+
+def test_work_on_a_gpu_is_timed_there_with_one_synchronisation(probes):
+    """By a stand-in for its events; no test here has seen a GPU."""
+    assert probes["gpu"] == {"between_s": [0.25, 0.5], "synchronised": 1}
 
 
 def test_both_halves_of_guidance_run_in_one_call(probes):

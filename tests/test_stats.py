@@ -122,6 +122,25 @@ def test_speedup_interval_covers_the_truth(name):
     assert 0.93 <= held <= 0.975  # heavy tails make Student's interval a little wider than it need be
 
 
+@pytest.mark.parametrize("name", simulation.MACHINES)
+def test_speedup_interval_of_many_replicates_covers_the_truth(name):
+    rng = np.random.default_rng(7)
+    ratios = simulation.log_ratios(simulation.MACHINES[name], rng, simulations=3000, replicates=16, requests=12)
+    held, _ = simulation.coverage(ratios, stats.speedup, truth=1.0)
+    assert 0.93 <= held <= 0.97
+
+
+def test_the_trimmed_mean_is_that_of_scipy_and_a_lost_replicate_hardly_widens_its_interval():
+    values = np.random.default_rng(9).normal(0.1, 0.02, 16)
+    found, reference = stats.trimmed_interval(values), scipy_stats.trim_mean(values, 0.2)
+    theirs = scipy_stats.ttest_ind(values, [0.0, 0.0], trim=0.2, equal_var=False)  # Yuen's test: the same error
+    assert found.value == pytest.approx(reference)
+    error = found.half_width / stats.student_quantile(0.95, 9)
+    assert found.value / error == pytest.approx(theirs.statistic)
+    lost = stats.trimmed_interval([*values[:-1], 0.9])
+    assert lost.half_width < 1.5 * found.half_width < stats.replicate_interval([*values[:-1], 0.9]).half_width / 2
+
+
 def test_requests_as_one_sample_would_cover_far_too_little():
     """Why the interval rests on replicates: requests of one process are not independent."""
 

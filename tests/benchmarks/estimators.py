@@ -5,7 +5,8 @@
 Takes every folder with replicates of the same variant, wherever it lies below the folders given, and prints, per
 estimator, the standard deviation between replicates of log(baseline / variant): its median and its root mean square
 over those folders, and its median over the A/A ones alone. What varies less gives a narrower interval from the same
-requests; whether the interval still holds the truth is what interval_coverage.py and the calibration show. Runs no model.
+requests; whether the interval still holds the truth is what interval_coverage.py and the calibration show. Runs no
+model.
 """
 
 import math

@@ -17,7 +17,7 @@ from diffsweep.engines.imports import import_diffusers  # noqa: E402
 diffusers = import_diffusers()
 import torch  # noqa: E402
 
-from diffsweep.engines.pipelines import SCHEDULERS, ImageRequest, generate, recorded_calls  # noqa: E402
+from diffsweep.engines.pipelines import SCHEDULERS, ImageRequest, Timeline, generate, recorded_calls  # noqa: E402
 from diffsweep.engines.sources import invented_weights, load_original  # noqa: E402
 
 torch.set_num_threads(1)
@@ -73,6 +73,46 @@ def clocks(pipeline) -> dict:
     return {"total_s": total_s, "parts_s": parts_s, "steps": len(measured.step_s)}
 
 
+class Queue:
+    """Stands for a GPU's stream: work takes its time there, whatever the host does meanwhile."""
+
+    def __init__(self) -> None:
+        self.now_s, self.synchronised = 0.0, 0
+
+    def event(self, enable_timing: bool) -> "Event":
+        assert enable_timing
+        return Event(self)
+
+
+class Event:
+    def __init__(self, queue: Queue) -> None:
+        self._queue = queue
+
+    def record(self) -> None:
+        self.at_s = self._queue.now_s
+
+    def synchronize(self) -> None:
+        self._queue.synchronised += 1
+
+    def elapsed_time(self, end: "Event") -> float:
+        return 1e3 * (end.at_s - self.at_s)  # milliseconds, as torch.cuda.Event
+
+
+def times_on_a_gpu() -> dict:
+    """Two steps whose work the host has queued in no time."""
+    queue = Queue()
+    original, torch.cuda.Event = torch.cuda.Event, queue.event
+    try:
+        timeline = Timeline(torch.device("cuda"))
+        with timeline.progress_bar():
+            for step, duration_s in enumerate((0.25, 0.5)):
+                queue.now_s += duration_s
+                timeline.on_step_end(None, step, None, {})
+        return {"between_s": timeline.between_s(), "synchronised": queue.synchronised}
+    finally:
+        torch.cuda.Event = original
+
+
 def calls_per_image(pipeline) -> list[list[int]]:
     """Shapes of the denoiser's input in one guided image of 3 steps."""
     with recorded_calls(pipeline) as calls:
@@ -104,6 +144,7 @@ def main(source: Path) -> dict:
         "stock": stock_differences(pipeline, stock),
         "batch": batch_difference(pipeline),
         "clocks": clocks(pipeline),
+        "gpu": times_on_a_gpu(),
         "calls": calls_per_image(pipeline),
         "mixed": refusal(pipeline, [request(0), request(1, steps=4)]),
         "empty": refusal(pipeline, []),

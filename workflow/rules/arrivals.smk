@@ -1,9 +1,9 @@
 # takes  the artifact of a variant; for the objective, where the config gives none, the baseline's latencies
-# makes  <variant>/arrivals.jsonl  requests of an open loop, at one rate after the other
-#        <variant>/arrivals.json   how it ended, the objective, the highest rate within it
+# makes  <variant>/search-<n>/arrivals.jsonl  requests of an open loop, at one rate after the other
+#        <variant>/search-<n>/arrivals.json   how it ended, the objective, the highest rate within it
 #
 # `snakemake arrivals` does it for all variants, and draws the report with it. No part of `rule all`: a search takes
-# about twelve runs of two hundred requests. Once there, the results are kept up to date like all others.
+# about twelve runs of two hundred requests. One job is one search: a fresh server. Once there, the results are kept up to date like all others.
 
 
 localrules:
@@ -12,7 +12,7 @@ localrules:
 
 rule arrivals:
     input:
-        cells("arrivals.json"),
+        all_searches(),
         report=sweep_path("report.html"),
 
 
@@ -22,10 +22,10 @@ rule arrival_rate:
         unloaded=unloaded_latencies,
         environment=variant_environment,
     output:
-        records=cell_path("arrivals.jsonl"),
-        document=cell_path("arrivals.json"),
+        records=cell_path("search-{search}/arrivals.jsonl"),
+        document=cell_path("search-{search}/arrivals.json"),
     log:
-        cell_path("arrivals.log"),
+        cell_path("search-{search}/arrivals.log"),
     threads: all_cores
     resources:
         **on_cluster("arrivals"),
@@ -35,7 +35,7 @@ rule arrival_rate:
         artifact=subpath(input.artifact, parent=True),
         folder=subpath(output.document, parent=True),
     message:
-        "search the highest rate of {wildcards.variant} on {wildcards.target}"
+        "search the highest rate of {wildcards.variant} on {wildcards.target}, search {wildcards.search}"
     shell:
         "python scripts/arrivals.py"
         " --spec {params.spec:q} --spec @.snakemake/diffsweep/limits/arrivals.json"

@@ -59,6 +59,7 @@ wildcard_constraints:
     environment="[^/-]+",
     digest="[0-9a-f]+",
     replicate="[0-9]+",
+    search="[0-9]+",
 
 
 def sweep_path(name):
@@ -269,10 +270,18 @@ def calibration_code(wildcards):
 # --- arrivals --------------------------------------------------------------------------------------------------------
 
 
+SEARCH = "search-{search}/arrivals.json"
+
+
+def all_searches():
+    path = cells(SEARCH.replace("{search}", "{{search}}"))
+    return expand(path, search=range(1, PLAN["arrivals"]["searches"] + 1))
+
+
 def arrivals_params(wildcards):
-    attempts = attempt(cell_path("arrivals.json").format(**wildcards), [wildcards.variant])
+    attempts = attempt(cell_path(SEARCH).format(**wildcards), [wildcards.variant])
     names = (wildcards.model, wildcards.target, VARIANTS[wildcards.variant])
-    return as_param(specs.arrivals_spec(PLAN, *names, attempts))
+    return as_param(specs.arrivals_spec(PLAN, *names, int(wildcards.search), attempts))
 
 
 def arrivals_code(wildcards):
@@ -291,7 +300,7 @@ def unloaded_latencies(wildcards):
 def found_arrivals():
     """The searches that the tables take: those that were made, or all when they are asked for."""
     asked = "arrivals" in getattr(workflow.dag_settings, "targets", ())
-    return [path for path in cells("arrivals.json") if asked or os.path.exists(path)]
+    return [path for path in all_searches() if asked or os.path.exists(path)]
 
 
 # --- quality ---------------------------------------------------------------------------------------------------------

@@ -1,11 +1,13 @@
-"""Records of a search -> its runs, the highest rate within the objective and its interval; the summary's columns."""
+"""Records of searches -> their runs, the highest rate within the objective and its interval; the summary's columns."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from diffsweep.analysis import stats
 from diffsweep.analysis.columns import Row, put
 from diffsweep.analysis.stats import Estimate
 from diffsweep.measure.arrivals import Limits, Trial, service_of, summarise_trial
@@ -32,17 +34,21 @@ class Arrivals:
         return self.bracket.within if self.settled else None
 
 
-def read_arrivals(folder: Path) -> Arrivals | None:
-    """The search of a cell; None when none was made."""
+def read_searches(cell: Path) -> list[Arrivals]:
+    """The searches of a cell, by number; empty when none was made."""
+    found = sorted(cell.glob("search-*/arrivals.json"), key=lambda path: int(path.parent.name.partition("-")[2]))
+    return [read_arrivals(path.parent) for path in found]
+
+
+def read_arrivals(folder: Path) -> Arrivals:
+    """One search."""
     try:
         notes = read_json(folder / "arrivals.json")
         outcome = notes["outcome"]
         if outcome["status"] != "ok":
             return Arrivals(notes.get("objective_s"), reason=outcome["reason"] or outcome["status"])
         return arrivals_of(notes, read_capacity(folder / "arrivals.jsonl"))
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError) as error:
+    except (FileNotFoundError, ValueError, KeyError) as error:
         return Arrivals(None, reason=f"the results cannot be read: {error}")
 
 
@@ -66,48 +72,63 @@ def arrivals_of(notes: Mapping, records: Sequence[CapacityRecord]) -> Arrivals:
     )
 
 
-def rate_estimate(found: Arrivals) -> Estimate | None:
-    """The highest rate on which two runs agreed that it is within the objective; no interval is claimed for it."""
-    return None if found.rate is None else Estimate(found.rate)
+def rate_estimate(searches: Sequence[Arrivals]) -> Estimate | None:
+    """The highest rate within the objective: the geometric mean of what the searches found, requests per second.
+
+    The interval comes from the variation between them, on the log scale (Student's t); one search has none.
+    """
+    rates = [search.rate for search in searches if search.rate is not None]
+    return stats.exponential(stats.replicate_interval([math.log(rate) for rate in rates])) if rates else None
 
 
-def arrivals_fields(found: Arrivals | None) -> Row:
-    """The summary's columns of a search; empty without one. One request is one image."""
-    row: Row = {"objective_s": found.objective_s if found else None}
-    put(row, "rate_within_objective_images_per_s", rate_estimate(found) if found else None)
-    agreed = [t for t in found.trials if t.valid and t.rate_per_s == found.rate] if found else []
-    row["goodput_images_per_s"] = float(np.mean([t.good_images_per_s for t in agreed])) if agreed else None
-    row["arrivals_runs"] = len(found.trials) if found else None
-    row["arrivals_warnings"] = warnings(found) if found else []
+def arrivals_fields(searches: Sequence[Arrivals]) -> Row:
+    """The summary's columns of a cell's searches; empty without any. One request is one image."""
+    row: Row = {"objective_s": next((s.objective_s for s in searches if s.objective_s is not None), None)}
+    put(row, "rate_within_objective_images_per_s", rate_estimate(searches))
+    agreed = [trial.good_images_per_s for search in searches for trial in answers(search)]
+    row["goodput_images_per_s"] = float(np.mean(agreed)) if agreed else None
+    row["arrivals_runs"] = sum(len(search.trials) for search in searches) if searches else None
+    row["arrivals_warnings"] = warnings(searches)
     return row
 
 
-def warnings(found: Arrivals) -> list[str]:
-    told = [f"no highest rate within the objective: {found.reason}"] if found.rate is None else []
-    if found.disturbed:
-        told.append(f"the machine was not quiet during {found.disturbed} of {len(found.trials)} runs of arrivals")
+def answers(search: Arrivals) -> list[Trial]:
+    """The runs at the highest rate within the objective."""
+    return [trial for trial in search.trials if trial.valid and trial.rate_per_s == search.rate]
+
+
+def warnings(searches: Sequence[Arrivals]) -> list[str]:
+    without = [search for search in searches if search.rate is None]
+    told = []
+    if without:
+        which = "" if len(searches) == len(without) else f" by {len(without)} of {len(searches)} searches"
+        told.append(f"no highest rate within the objective{which}: {without[0].reason}")
+    disturbed = sum(search.disturbed for search in searches)
+    if disturbed:
+        runs = sum(len(search.trials) for search in searches)
+        told.append(f"the machine was not quiet during {disturbed} of {runs} runs of arrivals")
     return told
 
 
-def trial_rows(found: Arrivals | None) -> list[Row]:
+def trial_rows(searches: Sequence[Arrivals]) -> Iterator[Row]:
     """A row per run, for tables/arrivals.csv."""
-    return [
-        {
-            "trial": t.number,
-            "rate_per_s": t.rate_per_s,
-            "requests": t.requests,
-            "errors": sum(t.errors.values()),
-            "latency_mean_s": t.latency_mean_s,
-            "latency_p95_s": t.latency_p95_s,
-            "latency_p99_s": t.latency_p99_s,
-            "latency_max_s": t.latency_max_s,
-            "lateness_p99_s": t.lateness_p99_s,
-            "goodput_images_per_s": t.good_images_per_s,
-            "objective_s": found.objective_s,
-            "is_within": t.within,
-            "valid": t.valid,
-            "is_answer": t.valid and t.rate_per_s == found.rate,
-            "reason": t.reason or None,
-        }
-        for t in (found.trials if found else ())
-    ]
+    for number, search in enumerate(searches, start=1):
+        for t in search.trials:
+            yield {
+                "search": number,
+                "trial": t.number,
+                "rate_per_s": t.rate_per_s,
+                "requests": t.requests,
+                "errors": sum(t.errors.values()),
+                "latency_mean_s": t.latency_mean_s,
+                "latency_p95_s": t.latency_p95_s,
+                "latency_p99_s": t.latency_p99_s,
+                "latency_max_s": t.latency_max_s,
+                "lateness_p99_s": t.lateness_p99_s,
+                "goodput_images_per_s": t.good_images_per_s,
+                "objective_s": search.objective_s,
+                "is_within": t.within,
+                "valid": t.valid,
+                "is_answer": t in answers(search),
+                "reason": t.reason or None,
+            }

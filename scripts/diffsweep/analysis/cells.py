@@ -1,10 +1,10 @@
 """What a sweep left on disk for each model x target x variant, read as it is, holes and failures included."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from diffsweep.analysis.arrivals import Arrivals, read_arrivals
+from diffsweep.analysis.arrivals import Arrivals, read_searches
 from diffsweep.engines import ENGINES
 from diffsweep.measure import machines, records
 from diffsweep.measure.records import CapacityRecord, LatencyRecord, ResourceSample
@@ -44,7 +44,7 @@ class Cell:
 
     endings: how the stages ended, in their order. quality is kept after a failure, since it counts the defects. export:
     the manifest of the ONNX that the artifact was made from, None for an engine that needs none.
-    arrivals: None where no highest rate was searched, which is no stage of every sweep.
+    searches: for the highest rate; empty where none was made, which is no stage of every sweep.
     A replicate from another machine than this one is kept, and its ending says that it is stale.
     """
 
@@ -57,7 +57,7 @@ class Cell:
     images: Mapping | None
     quality: Mapping | None
     export: Mapping | None = None
-    arrivals: Arrivals | None = None
+    searches: Sequence[Arrivals] = ()
 
     @property
     def name(self) -> str:
@@ -125,7 +125,7 @@ def read_cell(source: Source, model: str, target: str, variant: Mapping) -> Cell
         images=images if images_ending.status == OK else None,
         quality=quality,
         export=exported if from_onnx and export_ending.status == OK else None,
-        arrivals=read_arrivals(folder),
+        searches=read_searches(folder),
     )
 
 

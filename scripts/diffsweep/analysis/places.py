@@ -22,9 +22,14 @@ class CellPlace:
 
     @property
     def documents(self) -> list[Path]:
-        """The JSON documents of its stages; the last one is there only where the highest rate was searched."""
+        """The JSON documents of its stages."""
         measured = [folder / "replicate.json" for folder in self.replicates]
-        return [*measured, *(self.folder / f"{stage}.json" for stage in ("images", "quality", "arrivals"))]
+        return [*measured, *(self.folder / f"{stage}.json" for stage in ("images", "quality")), *self.searches]
+
+    @property
+    def searches(self) -> list[Path]:
+        """Those for the highest rate, as far as any was made."""
+        return sorted(self.folder.glob("search-*/arrivals.json"))
 
 
 def each_cell(plan: Mapping, results: Path, artifacts: Path) -> Iterator[CellPlace]:

@@ -22,6 +22,9 @@ SPREAD_LOUD_WARNING = 0.25
 # hyperfine's OUTLIER_THRESHOLD, a modified z-score: 10 standard deviations, as 1.4826 x the median absolute deviation.
 OUTLIER_SCORE = 14.826
 FASTEST_SHARE = 0.25
+# Speed-ups of so many replicates are trimmed; of fewer, trimming would cost more degrees of freedom than it gains.
+TRIMMED_FROM = 10
+TRIMMED_SHARE = 0.2
 # A/A noise below 1 % is not believed: METHOD.md's least threshold.
 LEAST_THRESHOLD = 0.01
 THRESHOLD_IN_NOISE_FLOORS = 2.0
@@ -182,13 +185,30 @@ def hodges_lehmann(numbers: Sequence[float]) -> float:
     return float(np.median((values[one] + values[other]) / 2))
 
 
+def trimmed_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Estimate:
+    """The 20 % trimmed mean with its interval (Yuen 1974, Biometrika 61; scipy.stats.ttest_ind has it for two samples).
+
+    For where a few values may lie far out, such as replicates in which somebody else had the processor all the while:
+    as the mean of normal values, and not as wide where they are not. All values count: the winsorised variance has the
+    outer ones at the place of their neighbours.
+    """
+    ordered = np.sort(np.asarray(values, float))
+    n, cut = len(ordered), int(TRIMMED_SHARE * len(ordered))
+    kept = n - 2 * cut
+    mean, winsorised = float(ordered[cut : n - cut].mean()), np.clip(ordered, ordered[cut], ordered[n - cut - 1])
+    error = float(winsorised.std(ddof=1)) * math.sqrt((n - 1) / (kept * (kept - 1)))
+    half = student_quantile(confidence, kept - 1) * error
+    return Estimate(mean, mean - half, mean + half)
+
+
 def speedup(log_ratios: Sequence[float], confidence: float = CONFIDENCE) -> Estimate:
-    """The speed-up from one log(baseline / variant) per replicate: their geometric mean.
+    """The speed-up from one log(baseline / variant) per replicate: their geometric mean, trimmed where there are many.
 
     The interval comes from the variation between replicates, on the log scale (Kalibera and Jones 2013, 'Rigorous
     benchmarking in reasonable time': the top level of repetition decides).
     """
-    return exponential(replicate_interval(log_ratios, confidence))
+    interval = trimmed_interval if len(log_ratios) >= TRIMMED_FROM else replicate_interval
+    return exponential(interval(log_ratios, confidence))
 
 
 def exponential(estimate: Estimate) -> Estimate:

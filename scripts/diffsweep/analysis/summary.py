@@ -93,7 +93,7 @@ def row_of(plan: Mapping, cell: Cell, reference: Reference) -> Row:
         **latency_fields(cell),
         **speedup_fields(plan, cell, reference),
         **capacity_fields(plan, cell, reference),
-        **arrivals_fields(cell.arrivals),
+        **arrivals_fields(cell.searches),
         **artifact_fields(cell),
         **quality_fields(cell.quality or {}, reference.fid_margin),
         **useful_fields(cell),

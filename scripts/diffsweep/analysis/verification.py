@@ -162,12 +162,11 @@ def check_cell(cell: CellPlace, findings: Findings) -> None:
         check_input(path, quality, "images", cell.folder / "images.json", findings)
         check_input(path, quality, "baseline", cell.baseline_folder / "images.json", findings)
         check_files(cell.folder, quality.get("files", {}), findings, path.name)
-    if (cell.folder / "arrivals.json").exists():
-        check_arrivals(cell, findings)
+    for path in cell.searches:
+        check_search(cell, path, findings)
 
 
-def check_arrivals(cell: CellPlace, findings: Findings) -> None:
-    path = cell.folder / "arrivals.json"
+def check_search(cell: CellPlace, path: Path, findings: Findings) -> None:
     notes = read_document(path, findings)
     if notes is not None:
         check_input(path, notes, "artifact", cell.manifest, findings)

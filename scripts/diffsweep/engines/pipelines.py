@@ -47,29 +47,46 @@ class Clocks:
     decode_s: float
 
 
-class StepClock:
-    """Reads the clock at the start of the denoising loop and after every step, and does nothing else.
+class Timeline:
+    """Moments of one batch, and the times between them once it is done.
 
-    It poses as the pipeline's progress bar, which diffusers opens right before the loop, and is its step callback.
+    On a GPU the moments are CUDA events in the stream that the work is queued in: they tell when the device got there,
+    not when the host asked for it, and are read after the batch, with one synchronisation (METHOD.md, "Clocks").
+
+    It also poses as the pipeline's progress bar, which diffusers opens right before the loop, and as its step callback.
     """
 
-    def __init__(self) -> None:
-        self.ticks: list[float] = []
+    def __init__(self, device: torch.device) -> None:
+        self._on_cuda = device.type == "cuda"
+        self._moments: list = []
+
+    def mark(self) -> None:
+        if self._on_cuda:
+            event = torch.cuda.Event(enable_timing=True)
+            event.record()
+            self._moments.append(event)
+        else:
+            self._moments.append(time.perf_counter())
+
+    def between_s(self) -> list[float]:
+        """Seconds between neighbouring moments."""
+        pairs = zip(self._moments, self._moments[1:], strict=False)
+        if not self._on_cuda:
+            return [after - before for before, after in pairs]
+        self._moments[-1].synchronize()
+        return [before.elapsed_time(after) / 1e3 for before, after in pairs]  # in milliseconds
 
     @contextmanager
-    def progress_bar(self, total: int | None = None) -> Iterator["StepClock"]:
-        self.ticks.append(time.perf_counter())
+    def progress_bar(self, total: int | None = None) -> Iterator["Timeline"]:
+        self.mark()
         yield self
 
     def update(self) -> None:
         """What diffusers calls on its progress bar after a step."""
 
     def on_step_end(self, _pipeline, _step: int, _timestep, _tensors: dict) -> dict:
-        self.ticks.append(time.perf_counter())
+        self.mark()
         return _tensors
-
-    def step_s(self) -> tuple[float, ...]:
-        return tuple(after - before for before, after in zip(self.ticks, self.ticks[1:], strict=False))
 
 
 @dataclass(frozen=True)
@@ -134,11 +151,11 @@ def encode_prompts(pipeline, requests: Sequence[ImageRequest]) -> dict[str, torc
     return dict(zip(("negative_prompt_embeds", "prompt_embeds"), both.chunk(2), strict=True))
 
 
-def denoise(pipeline, requests: Sequence[ImageRequest], embeds: dict, clock: StepClock) -> torch.Tensor:
-    """Final latents (N, C, H/f, W/f), from the pipeline's own loop."""
+def denoise(pipeline, requests: Sequence[ImageRequest], embeds: dict, timeline: Timeline) -> torch.Tensor:
+    """Final latents (N, C, H/f, W/f), from the pipeline's own loop, which marks its start and the end of every step."""
     first = requests[0]
     select_scheduler(pipeline, first.scheduler)
-    pipeline.progress_bar = clock.progress_bar
+    pipeline.progress_bar = timeline.progress_bar
     latents = initial_latents(pipeline, requests).to(embeds["prompt_embeds"])
     result = pipeline(
         **embeds,
@@ -148,7 +165,7 @@ def denoise(pipeline, requests: Sequence[ImageRequest], embeds: dict, clock: Ste
         width=first.width,
         height=first.height,
         output_type="latent",
-        callback_on_step_end=clock.on_step_end,
+        callback_on_step_end=timeline.on_step_end,
         callback_on_step_end_tensor_inputs=[],
         return_dict=False,
     )
@@ -170,14 +187,16 @@ def to_uint8(images: np.ndarray) -> np.ndarray:
 def sample(pipeline, requests: Sequence[ImageRequest]) -> tuple[np.ndarray, Clocks]:
     """Like `generate`, but the images as floats (see `decode`), for whoever must tell NaN from black."""
     check_batch(requests)
-    start = time.perf_counter()
+    timeline = Timeline(pipeline.text_encoder.device)
+    timeline.mark()
     embeds = encode_prompts(pipeline, requests)
-    encoded = time.perf_counter()
-    clock = StepClock()
-    latents = denoise(pipeline, requests, embeds, clock)
-    denoised = time.perf_counter()
+    timeline.mark()
+    latents = denoise(pipeline, requests, embeds, timeline)
+    timeline.mark()
     images = decode(pipeline, latents)
-    return images, Clocks(encoded - start, clock.step_s(), time.perf_counter() - denoised)
+    timeline.mark()
+    encoding_s, _before_loop_s, *step_s, _after_loop_s, decoding_s = timeline.between_s()
+    return images, Clocks(encoding_s, tuple(step_s), decoding_s)
 
 
 def generate(pipeline, requests: Sequence[ImageRequest]) -> tuple[np.ndarray, Clocks]:

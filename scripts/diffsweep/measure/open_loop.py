@@ -132,7 +132,8 @@ def _run_trial(
     """One run: its summary, and what the machine did meanwhile."""
     settings, server = job.spec["arrivals"], job.sides["variant"]
     count = arrivals.requests_for(rate, settings["requests"], limits.objective_s)
-    schedule_s = arrivals.poisson_schedule(rate, count, settings["seed"] * 1_000_003 + number)
+    seed = (settings["seed"] * 1_000_003 + job.spec["replicate"]) * 1_000_003 + number  # of this run of this search
+    schedule_s = arrivals.poisson_schedule(rate, count, seed)
     watched = {server.name: server.processes}
     with load.connected(server, min(CONNECTIONS, count), job.spec["request_timeout_s"]) as clients:
         before = monitor.usage(watched)

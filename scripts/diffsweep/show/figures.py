@@ -185,7 +185,7 @@ def _speedups(cell: Cell) -> Picture:
         for row in sorted(few(cell.rows), key=order)
     ]
     threshold = cell.host.get("threshold")
-    subtitle = f"{cell.name}: speed-up over the baseline from pairs of blocks; the baseline's own row is the A/A test"
+    subtitle = f"{cell.name}: speed-up of undisturbed requests; the baseline's own row is the A/A test"
     frame = _frame(cell, sentences.speedups(cell.rows), subtitle, note(cell.rows))
     figure = speedup_plot.draw(entries, np.nan if words.missing(threshold) else float(threshold), frame)
     alt = f"Forest plot: the speed-up of {words.count(len(entries), 'variant')} with intervals and verdicts."

@@ -130,7 +130,7 @@ def _arrivals(cells: Sequence[Cell]) -> Facts:
         is bracketed and bisected to {words.percent(settings.get("tolerance"))}; two runs agree that it is within and
         two that the next is over. Within: P95 within the objective and errors under 1 %. A run is not valid when the
         client sent 1 % of its requests late by over {words.percent(settings.get("lateness"))} of the service time.
-        One server process.
+        {settings.get("searches", 1)} searches a variant, each by a fresh server.
     """
     return [("Arrivals", _one_line(text))]
 

@@ -106,7 +106,7 @@ NAME = Column(
 VERDICT = Column("speed", "verdict on the speed-up (METHOD.md)", "verdict", str, is_text=True, cell=_verdict)
 SPEEDUP = Column(
     "speed-up",
-    "baseline time / variant time, from pairs of blocks, with its 95 % interval",
+    "baseline time / variant time of undisturbed requests, with its 95 % interval",
     "speedup",
     words.factor,
     True,

@@ -114,17 +114,17 @@ def _scenario(name: str, slowdown: float, disturbed: bool, replicates: int) -> d
     return {"name": name, "slowdown": slowdown, "disturbed": disturbed, "replicates": replicates}
 
 
-def arrivals_spec(plan: Mapping, model: str, target: str, ours: Mapping, attempt: int = 0) -> dict:
-    """The search for the highest rate of one variant; by one server, so there is one replicate."""
+def arrivals_spec(plan: Mapping, model: str, target: str, ours: Mapping, search: int, attempt: int = 0) -> dict:
+    """One search for the highest rate of a variant: one replicate, since it is made by one server."""
     return {
         "model": plan["models"][model],
         "target": {k: plan["targets"][target][k] for k in ("name", "device", "threads")},
         "variant": axes_of(ours),
         "variant_artifact": artifact_of(plan, ours, target),
         "environments": {"variant": ours["engine"]},
-        "replicate": 1,
+        "replicate": search,
         "protocol": {k: plan["protocol"].get(k) for k in ("distinct_prompts", "warmup", "objective_s")},
-        "arrivals": plan["arrivals"],
+        "arrivals": {key: value for key, value in plan["arrivals"].items() if key != "searches"},
         "prompts": _suite(plan["protocol"]["prompts"], plan["protocol"]["distinct_prompts"]),
         "attempt": attempt,
     }
