@@ -72,6 +72,7 @@ def judge(folder: Path, protocol: Mapping) -> Calibration:
         host=notes["host"],
         request_s=statistics.median(r.e2e_s for r in latency.measured(everything, "baseline")),
         failures=document["failures"],
+        sampling_share=sampling_share([notes for found in records.values() for notes, _ in found]),
     )
 
 
@@ -83,6 +84,13 @@ def read_scenario(folder: Path) -> list[tuple[Mapping, list[LatencyRecord]]]:
         if outcome_of(notes).ok:
             found.append((notes, valid(read_latency(path.with_name("latency.jsonl")))))
     return sorted(found, key=lambda pair: pair[0]["replicate"])
+
+
+def sampling_share(replicates: Sequence[Mapping]) -> float | None:
+    """The share of one core that the sampler's thread used while requests were measured, by its own CPU clock."""
+    known = [notes for notes in replicates if notes.get("sampling", {}).get("hz")]
+    measured_s = sum(notes["seconds"]["latency"] for notes in known)
+    return sum(notes["sampling"]["cost_cpu_s"] for notes in known) / measured_s if measured_s else None
 
 
 def reach_of(records: Sequence[LatencyRecord]) -> float:

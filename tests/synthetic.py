@@ -8,6 +8,7 @@ variant can be made to fail. Used by the tests, and by hand: `python tests/synth
 import hashlib
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -15,6 +16,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
+
+from diffsweep.measure.records import LatencyRecord  # noqa: E402
 
 STARTED_UNIX_S = 1_780_000_000.0
 EXPORT_S = 30.0
@@ -647,6 +652,29 @@ def slower(truth: Truth, factor: float) -> Truth:
     """The same variant, every part `factor` times as long."""
     parts = ("step_s", "prompt_encode_s", "decode_s", "image_encode_s", "overhead_s")
     return replace(truth, **{part: getattr(truth, part) * factor for part in parts})
+
+
+def records_of_steps(
+    variant_steps_s: Sequence[Sequence[float]], baseline_steps_s: Sequence[Sequence[float]]
+) -> list[LatencyRecord]:
+    """The latency records of one replicate with these steps, one list a request, and 10 ms for all else."""
+    shared = {"schema": 1, "run": "r", "model": "m", "target": "t", "variant": "v", "replicate": 1, "prompt_id": "p"}
+    shared |= {"warmup": False, "status": "ok", "error": None, "sent_unix_s": 1e9, "queue_s": 0.0, "residual_s": 0.0}
+    shared |= {"prompt_encode_s": 0.004, "decode_s": 0.003, "image_encode_s": 0.002, "transfer_s": 0.001}
+    return [
+        LatencyRecord(
+            **shared,
+            role=role,
+            block=2 * i + side,
+            order=2 * i + side,
+            seed=i,
+            step_s=steps,
+            e2e_s=sum(steps) + 0.01,
+            first_byte_s=sum(steps) + 0.009,
+        )
+        for side, (role, asked) in enumerate((("variant", variant_steps_s), ("baseline", baseline_steps_s)), start=1)
+        for i, steps in enumerate(asked)
+    ]
 
 
 if __name__ == "__main__":

@@ -1,5 +1,8 @@
 """The calibration: what its verdicts say of simulated machines with a known truth, and how it plants a slow-down."""
 
+import csv
+import json
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,9 +11,11 @@ import numpy as np
 import pytest
 
 import simulation
+import synthetic
 from diffsweep.analysis import calibration, stats
 from diffsweep.analysis.calibration import Comparison, Preset, Scenario
 from diffsweep.analysis.stats import Estimate
+from diffsweep.measure.records import RecordWriter
 from diffsweep.sweep.plan import PRESETS
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
@@ -80,6 +85,48 @@ def test_at_most_five_per_cent_of_equals_may_be_called_different(wrong, fit):
 def test_a_slowdown_is_the_inverse_of_a_speedup():
     slower = calibration.slowdown_of(Estimate(0.8, 0.5, 1.0))
     assert (slower.value, slower.low, slower.high) == pytest.approx((0.25, 0.0, 1.0))
+
+
+# --- the report -----------------------------------------------------------------------------------------------------
+
+
+def record_scenario(folder: Path, slowdown: float, replicates: int, rng: np.random.Generator) -> None:
+    """Replicates as scripts/calibrate.py leaves them: four steps of 20 ms, with 1 % of noise."""
+    for number in range(1, replicates + 1):
+        sides = [(0.02 * (1 + share) * (1 + 0.01 * rng.random((8, 4)))).tolist() for share in (slowdown, 0.0)]
+        notes = {"outcome": {"status": "ok", "reason": None, "stage": "benchmark"}, "replicate": number}
+        notes |= {"seconds": {"latency": 2.0}, "sampling": {"hz": 4.0, "cost_cpu_s": 0.003}, "blocks": [{}] * 16}
+        notes |= {"host": {"cpu": {"model": "a processor", "cores": 2}}, "disturbed_blocks": []}
+        where = folder / f"replicate-{number}"
+        where.mkdir(parents=True)
+        (where / "replicate.json").write_text(json.dumps(notes))
+        with RecordWriter(where / "latency.jsonl") as writer:
+            for record in synthetic.records_of_steps(*sides):
+                writer.append(record)
+
+
+def test_the_report_says_what_the_machine_can_tell(tmp_path):
+    folder, rng = tmp_path / "calibration", np.random.default_rng(0)
+    scenarios = [("aa", 0.0, False, 12), ("slower-0.1", 0.1, False, 6), ("disturbed-aa", 0.0, True, 2)]
+    for name, slowdown, _, replicates in scenarios:
+        record_scenario(folder / name, slowdown, replicates, rng)
+    keys = ("name", "slowdown", "disturbed", "replicates")
+    spec = {"replicate": {"model": {"name": "reference"}, "target": {"name": "local"}}}
+    spec["scenarios"] = [dict(zip(keys, scenario, strict=True)) for scenario in scenarios]
+    document = {"outcome": {"status": "ok"}, "spec": spec, "failures": ["slower-0.1, replicate 7: ran out of memory"]}
+    (folder / "calibration.json").write_text(json.dumps(document))
+    plan = tmp_path / "plan.json"
+    plan.write_text(json.dumps({"protocol": {"replicates": 2, "aa_replicates": 4}}))
+    program = Path(calibrate.__file__).with_name("report_calibration.py")
+    subprocess.run([sys.executable, program, "--plan", plan, "--calibration", folder], check=True)
+    page = (folder / "report.html").read_text()
+    assert "This machine tells differences of" in page and "0.15% of one core" in page
+    assert "Two servers of the same artifact were compared 6 times: 0 " in page
+    assert "1 replicate failed and is left out: slower-0.1, replicate 7" in page
+    with open(folder / "calibration.csv", newline="") as handle:
+        table = {row["scenario"]: row for row in csv.DictReader(handle)}
+    assert table["slower-0.1"]["regressed"] == "3" and table["aa"]["within noise"] == "6"
+    assert (folder / "power.svg").exists() and (folder / "aa.png").exists()
 
 
 # --- recording ------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import synthetic
 from diffsweep.analysis import latency, load, summary
 from diffsweep.analysis.cells import read_cells
 from diffsweep.analysis.stats import Estimate
-from diffsweep.measure.records import LatencyRecord, read_capacity, read_latency
+from diffsweep.measure.records import read_capacity, read_latency
 from synthetic import Failure
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -146,38 +146,17 @@ def test_useful_time_counts_both_sides_levels_and_images(tmp_path):
 # --- speed-up ---
 
 
-def replicate_of(variant_steps_s, baseline_steps_s):
-    """The latency records of one replicate with these steps, one list a request, and 10 ms for all else."""
-    shared = {"schema": 1, "run": "r", "model": "m", "target": "t", "variant": "v", "replicate": 1, "prompt_id": "p"}
-    shared |= {"warmup": False, "status": "ok", "error": None, "sent_unix_s": 1e9, "queue_s": 0.0, "residual_s": 0.0}
-    shared |= {"prompt_encode_s": 0.004, "decode_s": 0.003, "image_encode_s": 0.002, "transfer_s": 0.001}
-    return [
-        LatencyRecord(
-            **shared,
-            role=role,
-            block=2 * i + side,
-            order=2 * i + side,
-            seed=i,
-            step_s=steps,
-            e2e_s=sum(steps) + 0.01,
-            first_byte_s=sum(steps) + 0.009,
-        )
-        for side, (role, asked) in enumerate((("variant", variant_steps_s), ("baseline", baseline_steps_s)), start=1)
-        for i, steps in enumerate(asked)
-    ]
-
-
 def test_an_undisturbed_request_is_put_together_from_undisturbed_parts():
     """Each request lost one of its steps to somebody else; none was undisturbed from end to end."""
     disturbed = [[0.5 if step == number else 0.02 for step in range(4)] for number in range(4)] * 2
-    records = replicate_of(variant_steps_s=disturbed, baseline_steps_s=[[0.04] * 4] * 8)
+    records = synthetic.records_of_steps(variant_steps_s=disturbed, baseline_steps_s=[[0.04] * 4] * 8)
     assert latency.undisturbed_s(latency.measured(records, "variant")) == pytest.approx(0.09)
     assert math.exp(latency.log_ratio(records)) == pytest.approx(0.17 / 0.09)
     assert math.exp(latency.typical_log_ratio(records)) < 0.4
 
 
 def test_requests_without_clocks_are_compared_as_a_whole():
-    records = [replace(r, step_s=None, decode_s=None) for r in replicate_of([[0.09]] * 4, [[0.19]] * 4)]
+    records = [replace(r, step_s=None, decode_s=None) for r in synthetic.records_of_steps([[0.09]] * 4, [[0.19]] * 4)]
     assert math.exp(latency.log_ratio(records)) == pytest.approx(2.0)
     assert latency.log_ratio([r for r in records if r.role == "variant"]) is None
 

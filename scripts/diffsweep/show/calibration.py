@@ -23,7 +23,7 @@ class Calibration:
 
     presets: by name; judged: scenario name -> its independent comparisons of the default preset;
     powers: preset name -> {planted slow-down: share found, None where too few replicates were recorded}.
-    failures: replicates that ended without a result, in words.
+    failures: replicates that ended without a result, in words. sampling_share: of one core, what the sampler used.
     """
 
     what: str
@@ -35,6 +35,7 @@ class Calibration:
     host: Mapping
     request_s: float
     failures: Sequence[str]
+    sampling_share: float | None
 
     @property
     def wrong_aa(self) -> int:
@@ -75,6 +76,11 @@ def sentences(found: Calibration) -> list[str]:
         said.append(
             f"From start to start of the servers, the ratio varies by {words.percent(spread)} (standard deviation of "
             f"{len(found.aa.log_ratios)} replicates)."
+        )
+    if found.sampling_share is not None:
+        said.append(
+            f"Sampling memory and devices beside the requests used {found.sampling_share:.2%} of one core, which is "
+            "the most that it can cost a request that needs all cores."
         )
     return said
 
