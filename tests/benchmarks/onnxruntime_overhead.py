@@ -135,8 +135,11 @@ def measure(ours: Subject, optimum: Subject, cycles: int) -> list[tuple[list[flo
 
 
 def ratio_of(cycle: tuple[list[float], list[float]]) -> float:
+    """Of undisturbed times, as a sweep compares them."""
+    from diffsweep.analysis.stats import undisturbed
+
     ours, optimum = cycle
-    return statistics.geometric_mean(ours) / statistics.geometric_mean(optimum)
+    return float(undisturbed(ours) / undisturbed(optimum))
 
 
 def largest_difference(folder: str) -> int:
@@ -150,10 +153,10 @@ def report(cycles: list, difference: int) -> int:
     """Print the comparison; the exit code."""
     import math
 
-    from diffsweep.analysis.stats import exponential, replicate_interval
+    from diffsweep.analysis.stats import speedup
 
     medians = [statistics.median([s for cycle in cycles for s in cycle[side]]) for side in (0, 1)]
-    ratio = exponential(replicate_interval([math.log(ratio_of(cycle)) for cycle in cycles]))
+    ratio = speedup([math.log(ratio_of(cycle)) for cycle in cycles])
     verdict = "goal reached" if ratio.high <= GOAL else "no slower" if ratio.high <= LIMIT else "cannot tell"
     verdict = "too slow" if ratio.low > LIMIT else verdict
     print(f"median of {len(cycles) * 2 * BLOCK} images each: ours {medians[0]:.4f} s, optimum's {medians[1]:.4f} s")

@@ -2,25 +2,32 @@
 
 Both run in one process, on one pipeline object and in one thread, alternating A B B A request by request, so that
 nothing else can differ; the client is a process of its own, as in a measurement. Prints the ratios of sampling times
-(the sum of the steps; the goal is 1 within 1 %), of whole requests, of the process's CPU time, and of the CPU time of
-the thread that samples (which a busy machine disturbs least, with --threads 1), each with its 95 % interval, and as
-JSON in the last line. Exits with 1 when sampling is slower by more than 1 % beyond doubt.
+(undisturbed steps, as a sweep compares them; the goal is 1 within 1 %), of whole requests, and of the process's CPU
+time, each with its 95 % interval from groups of pairs, and as JSON in the last line. Exits with 1 when sampling is
+slower by more than 1 % beyond doubt.
 
-    .venv/bin/python tests/benchmarks/server_overhead.py [--pairs 100] [--steps 10] [--model FOLDER]
+    .venv/bin/python tests/benchmarks/server_overhead.py [--pairs 200] [--steps 25] [--model FOLDER]
 """
 
 import argparse
 import json
+import math
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from diffsweep.analysis.stats import Estimate
 
 PROJECT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(PROJECT / "scripts"))
 LIMIT = 1.01
+GROUP = 10  # pairs that give one ratio; the interval comes from the variation between groups
 PROMPT = "a large plain red circle on a blue background"
 WARMUP = 3
 ARTIFACT = {"name": "torch-fp32", "engine": "torch", "precision": "fp32", "compile": False, "device": "cpu"}
@@ -47,13 +54,8 @@ def serve(model: Path, folder: Path, steps: int, threads: int) -> None:
 
         return create_app(Service("reference", 64, 64, "ddim", steps, 3.0, ("ddim",)), worker)
 
-    thread_s = [0.0]
-
     def make_images(_wanted: object = None) -> tuple:
-        started_s = time.thread_time()
-        images, clocks = generate(pipeline, [ImageRequest(PROMPT, "", 1, "ddim", steps, 3.0, 64, 64)])
-        thread_s[0] = time.thread_time() - started_s
-        return images, clocks
+        return generate(pipeline, [ImageRequest(PROMPT, "", 1, "ddim", steps, 3.0, 64, 64)])
 
     http = HttpThread(make_app, listener, worker.stop)
     http.start()
@@ -61,11 +63,11 @@ def serve(model: Path, folder: Path, steps: int, threads: int) -> None:
     answer(port=listener.getsockname()[1])
     for command in map(str.strip, sys.stdin):
         if command == "cpu":
-            answer(cpu_s=time.process_time(), thread_s=thread_s[0])
+            answer(cpu_s=time.process_time())
         elif command == "bare":
             started_s = time.perf_counter()
             _, clocks = make_images()
-            answer(whole_s=time.perf_counter() - started_s, sampling_s=sum(clocks.step_s))
+            answer(whole_s=time.perf_counter() - started_s, step_s=clocks.step_s)
         else:
             answer(ready=True)
             worker.run_next(make_images)
@@ -79,17 +81,12 @@ def answer(**document: object) -> None:
 
 
 @dataclass(frozen=True)
-class Pair:
-    """One request each way, in seconds: sampling, the whole, and CPU time of the process and of its sampling thread."""
+class Request:
+    """One request either way, in seconds: every step, the whole, and the CPU time of the process."""
 
-    bare_sampling_s: float
-    bare_whole_s: float
-    bare_cpu_s: float
-    bare_thread_s: float
-    http_sampling_s: float
-    http_whole_s: float
-    http_cpu_s: float
-    http_thread_s: float
+    step_s: list[float]
+    whole_s: float
+    cpu_s: float
 
 
 class Subject:
@@ -113,23 +110,22 @@ class Subject:
         self.process.stdin.flush()
         return self._read()
 
-    def bare(self) -> tuple[float, float, float, float]:
+    def bare(self) -> Request:
         before = self._ask("cpu")
         done = self._ask("bare")
-        after = self._ask("cpu")
-        return done["sampling_s"], done["whole_s"], after["cpu_s"] - before["cpu_s"], after["thread_s"]
+        return Request(done["step_s"], done["whole_s"], self._ask("cpu")["cpu_s"] - before["cpu_s"])
 
-    def http(self) -> tuple[float, float, float, float]:
+    def http(self) -> Request:
         before = self._ask("cpu")
         self._ask("http")
         reply = self.client.generate(json.dumps({"prompt": PROMPT, "seed": 1}).encode())
         if reply.error is not None:
             sys.exit(f"server_overhead: {reply.error}: {reply.detail}")
-        after = self._ask("cpu")
-        return sum(reply.metrics["step_s"]), reply.e2e_s, after["cpu_s"] - before["cpu_s"], after["thread_s"]
+        return Request(reply.metrics["step_s"], reply.e2e_s, self._ask("cpu")["cpu_s"] - before["cpu_s"])
 
 
-def measure(subject: Subject, pairs: int) -> list[Pair]:
+def measure(subject: Subject, pairs: int) -> list[tuple[Request, Request]]:
+    """(bare, through the server), in turns."""
     for _ in range(WARMUP):
         subject.bare(), subject.http()
     found = []
@@ -138,44 +134,42 @@ def measure(subject: Subject, pairs: int) -> list[Pair]:
             bare, http = subject.bare(), subject.http()
         else:
             http, bare = subject.http(), subject.bare()
-        found.append(Pair(*bare, *http))
+        found.append((bare, http))
     return found
 
 
-def ratio(before: list[float], after: list[float]) -> dict[str, float]:
-    """Geometric mean of after / before over pairs, with its 95 % t interval."""
-    import math
+def ratio(pairs: list[tuple[Request, Request]], part: str) -> "Estimate":
+    """Undisturbed time through the server / bare, from the ratio of each group of pairs."""
+    from diffsweep.analysis import stats  # which the measured process has not got
 
-    from scipy.stats import t
+    logs = []
+    for first in range(0, len(pairs) - GROUP + 1, GROUP):
+        sides = zip(*pairs[first : first + GROUP], strict=True)
+        bare_s, http_s = (float(stats.undisturbed([getattr(r, part) for r in side]).sum()) for side in sides)
+        logs.append(math.log(http_s / bare_s))
+    return stats.speedup(logs)
 
-    logs = [math.log(b / a) for a, b in zip(before, after, strict=True)]
-    mean, n = statistics.mean(logs), len(logs)
-    half = t.ppf(0.975, n - 1) * statistics.stdev(logs) / math.sqrt(n)
-    return {"ratio": math.exp(mean), "low": math.exp(mean - half), "high": math.exp(mean + half)}
 
-
-def report(pairs: list[Pair]) -> int:
+def report(pairs: list[tuple[Request, Request]]) -> int:
     """Print the comparison; the exit code."""
-    found = {
-        part: ratio([getattr(p, f"bare_{part}_s") for p in pairs], [getattr(p, f"http_{part}_s") for p in pairs])
-        for part in ("sampling", "whole", "cpu", "thread")
-    }
-    for part, compared in found.items():
-        interval = f"{compared['low']:.4f} to {compared['high']:.4f}"
-        print(f"{part}: through the server / bare {compared['ratio']:.4f} ({interval})")
-    median = {field: statistics.median(getattr(p, field) for p in pairs) for field in Pair.__dataclass_fields__}
-    print("medians: " + ", ".join(f"{name} {value:.4f}" for name, value in median.items()))
+    parts = {"sampling": "step_s", "whole": "whole_s", "cpu": "cpu_s"}
+    found = {name: ratio(pairs, part) for name, part in parts.items()}
+    for name, compared in found.items():
+        interval = f"{compared.low:.4f} to {compared.high:.4f}"
+        print(f"{name}: through the server / bare {compared.value:.4f} ({interval})")
+    bare_s, http_s = (statistics.median(r.whole_s for r in side) for side in zip(*pairs, strict=True))
+    print(f"medians of whole requests: bare {bare_s:.4f} s, through the server {http_s:.4f} s")
     sampling = found["sampling"]
-    verdict = "too slow" if sampling["low"] > LIMIT else "cannot tell" if sampling["high"] > LIMIT else "within 1 %"
+    verdict = "too slow" if sampling.low > LIMIT else "cannot tell" if sampling.high > LIMIT else "within 1 %"
     print(f"verdict: {verdict}")
-    print(json.dumps({**found, "pairs": len(pairs), "verdict": verdict}))
+    print(json.dumps({**{name: asdict(e) for name, e in found.items()}, "pairs": len(pairs), "verdict": verdict}))
     return int(verdict == "too slow")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=100)
-    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--pairs", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--model", type=Path, default=PROJECT / "resources" / "reference-model")
     parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)
@@ -183,7 +177,6 @@ def main() -> None:
     if options.inside:
         serve(options.model, options.inside, options.steps, options.threads)
         return
-    sys.path.insert(0, str(PROJECT / "scripts"))  # run as a program, outside of pytest
     from diffsweep.measure.host import measuring_alone
 
     with tempfile.TemporaryDirectory() as folder, measuring_alone():
