@@ -2,7 +2,7 @@
 
     python scripts/publish.py --results results/default --name local
 
-Images and model files stay behind: they are made again by the same command.
+Images and model files stay behind: they are made again by the same command. A calibration goes along where there is one.
 """
 
 import argparse
@@ -35,10 +35,22 @@ def refuse_private(results: Path) -> None:
     """End in one line when something that would be published names its maker or holds a token."""
     shown = [results / name for name in SHOWN]
     files = [file for path in shown for file in ([path] if path.is_file() else list_files(path))]
-    for path in (*files, *raw_files(results)):
+    for path in (*files, *raw_files(results), *list_files(results / "calibration")):
         found = find_private(path.read_bytes())
         if found:
             sys.exit(f"publish: {path} holds {found}; remove it first")
+
+
+def copy_calibration(calibration: Path, folder: Path) -> None:
+    """The reports and pictures, and the replicates' records as an archive beside them."""
+    shutil.copytree(calibration, folder, ignore=shutil.ignore_patterns("replicate-*", "*.log"))
+    for empty in [path for path in folder.rglob("*") if path.is_dir() and not any(path.iterdir())]:
+        empty.rmdir()
+    write_archive(calibration_records(calibration), folder / "records.tar.gz")
+
+
+def calibration_records(calibration: Path) -> list[Path]:
+    return sorted(calibration.rglob("replicate-*/*.json*"))
 
 
 def main() -> None:
@@ -55,6 +67,9 @@ def main() -> None:
             source = options.results / name
             (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / name)
         write_archive(raw_files(options.results), folder / "records.tar.gz")
+        calibration = options.results / "calibration"
+        if calibration.exists():
+            copy_calibration(calibration, folder / "calibration")
 
 
 if __name__ == "__main__":
