@@ -149,14 +149,16 @@ def replicate_rates(level: Level, replicates: Sequence[Records]) -> list[float]:
 
 def warnings(levels: Sequence[Level]) -> list[str]:
     """What a reader should know of the levels, and of the sustained one (METHOD.md, "Load")."""
-    told = [f"load by {level.clients:g} clients is not valid: {level.reason}" for level in levels if not level.valid]
+    told = [f"load by {_clients(level)} is not valid: {level.reason}" for level in levels if not level.valid]
     best = sustained(levels)
     if best is None:
         return told
     if knee(levels) is None:
-        told.append(f"throughput still rose at {best.clients:g} clients: the knee was not reached")
+        told.append(f"throughput still rose at {_clients(best)}: the knee was not reached")
     if best.disagreement is not None and best.disagreement > REPLICATES_AGREE_WITHIN:
-        told.append(
-            f"throughput at {best.clients:g} clients differs between replicates by up to {best.disagreement:.0%}"
-        )
+        told.append(f"throughput at {_clients(best)} differs between replicates by up to {best.disagreement:.0%}")
     return told
+
+
+def _clients(level: Level) -> str:
+    return "1 client" if level.clients == 1 else f"{level.clients:g} clients"

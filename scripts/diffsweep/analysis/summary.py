@@ -153,8 +153,8 @@ def disturbances(cell: Cell) -> list[str]:
     """What was not quiet: blocks that stayed disturbed, and load levels, which are not repeated."""
     blocks = sum(len(r.notes.get("disturbed_blocks", ())) for r in cell.replicates)
     levels = sum(bool(level.get("disturbed")) for r in cell.replicates for level in r.notes.get("levels", ()))
-    told = [f"the machine was not quiet during {blocks} blocks of requests"] if blocks else []
-    told += [f"the machine was not quiet during {levels} load levels"] if levels else []
+    counts = ((blocks, "block of requests", "blocks of requests"), (levels, "load level", "load levels"))
+    told = [f"the machine was not quiet during {n} {one if n == 1 else many}" for n, one, many in counts if n]
     return told + ([TOO_DISTURBED] if is_too_disturbed(cell) else [])
 
 

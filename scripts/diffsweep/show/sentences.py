@@ -226,7 +226,7 @@ def footnote(cell: Cell) -> str:
     requests = protocol["requests"] * protocol["replicates"]
     parts = [
         f"Model {cell.model} ({model.get('width', '?')}×{model.get('height', '?')}), target {cell.target}"
-        + (f" ({instance(cell)})" if instance(cell) else ""),
+        + (f" (priced as {instance(cell)})" if instance(cell) else ""),
         f"per variant {requests} requests in {words.count(protocol['replicates'], 'replicate')}, "
         f"{protocol['distinct_prompts']} prompts, {cell.plan['quality']['images']} images scored",
         f"baseline {baseline.get('variant', '?')}: {axes_words(baseline)}" if baseline else "no baseline",
