@@ -2,7 +2,7 @@
 
     python scripts/publish.py --results results/default --name local
 
-Images and model files stay behind: they are made again by the same command. A calibration goes along where there is one.
+Images and model files stay behind: they are made again by the same command. A calibration goes along, if there is one.
 """
 
 import argparse

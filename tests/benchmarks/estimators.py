@@ -20,7 +20,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
-from diffsweep.analysis import latency, stats  # noqa: E402
+from diffsweep.analysis import latency  # noqa: E402
 from diffsweep.measure.records import LatencyRecord, read_latency  # noqa: E402
 
 Records = Sequence[LatencyRecord]
@@ -46,6 +46,17 @@ def robust_request_s(record: LatencyRecord) -> float:
     """End to end as if every step had taken the median step's time."""
     steps = len(record.step_s)
     return record.e2e_s - math.fsum(record.step_s) + steps * statistics.median(record.step_s)
+
+
+def hodges_lehmann(numbers: Sequence[float]) -> float:
+    """A robust location (Hodges and Lehmann 1963, Ann. Math. Stat. 34).
+
+    The median of the means of any two pairs (each with itself, too): as precise as the mean where the noise is normal
+    (95 %), and unmoved by the few (up to 29 %) that a passing disturbance has spoilt.
+    """
+    values = np.asarray(numbers, float)
+    one, other = np.triu_indices(len(values))
+    return float(np.median((values[one] + values[other]) / 2))
 
 
 def trimmed(values: np.ndarray, share: float = 0.2) -> float:
@@ -81,18 +92,18 @@ def of_sides(location: Callable) -> Callable:
 
 ESTIMATORS: dict[str, Callable[[Records], float]] = {
     "mean of block ratios": lambda r: float(np.mean(latency.block_log_ratios(r))),
-    "median of block ratios": lambda r: float(np.median(latency.block_log_ratios(r))),
+    "median of block ratios (typical)": latency.typical_log_ratio,
     "mean of request ratios": lambda r: float(np.mean(request_ratios(r))),
     "median of request ratios": lambda r: float(np.median(request_ratios(r))),
     "20 % trimmed mean of request ratios": lambda r: trimmed(request_ratios(r)),
-    "Hodges-Lehmann of request ratios": lambda r: stats.hodges_lehmann(request_ratios(r)),
+    "Hodges-Lehmann of request ratios": lambda r: hodges_lehmann(request_ratios(r)),
     "ratio of means": of_sides(np.mean),
     "ratio of medians": of_sides(np.median),
     "ratio of lower quartiles": of_sides(lambda t: np.quantile(t, 0.25)),
     "ratio of minima": of_sides(np.min),
     "mean of request ratios, median step": lambda r: float(np.mean(request_ratios(r, robust_request_s))),
-    "Hodges-Lehmann, median step": lambda r: stats.hodges_lehmann(request_ratios(r, robust_request_s)),
-    "Hodges-Lehmann of block ratios": latency.typical_log_ratio,
+    "Hodges-Lehmann, median step": lambda r: hodges_lehmann(request_ratios(r, robust_request_s)),
+    "Hodges-Lehmann of block ratios": lambda r: hodges_lehmann(latency.block_log_ratios(r)),
     "minimum of each part": of_parts(lambda times: times.min(axis=0)),
     "fastest tenth of each part": of_parts(fastest(0.10)),
     "fastest fifth of each part": of_parts(fastest(0.20)),

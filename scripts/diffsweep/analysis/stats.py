@@ -174,17 +174,6 @@ def undisturbed(times: Sequence[Sequence[float]] | np.ndarray) -> np.ndarray:
     return ordered[: math.ceil(FASTEST_SHARE * len(ordered))].mean(axis=0)
 
 
-def hodges_lehmann(numbers: Sequence[float]) -> float:
-    """A robust location (Hodges and Lehmann 1963, Ann. Math. Stat. 34).
-
-    The median of the means of any two pairs (each with itself, too): as precise as the mean where the noise is normal
-    (95 %), and unmoved by the few (up to 29 %) that a passing disturbance has spoilt.
-    """
-    values = np.asarray(numbers, float)
-    one, other = np.triu_indices(len(values))
-    return float(np.median((values[one] + values[other]) / 2))
-
-
 def trimmed_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Estimate:
     """The 20 % trimmed mean with its interval (Yuen 1974, Biometrika 61; scipy.stats.ttest_ind has it for two samples).
 

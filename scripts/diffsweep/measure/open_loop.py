@@ -116,8 +116,8 @@ def _search(job: Replicate, bodies: Sequence[bytes], limits: Limits, writer: Rec
 
 def prefer_the_client() -> bool:
     """Let this thread, and those that it starts, have a core at once, also from a server that uses all of them: else a
-    request is sent when the scheduler gets to it, milliseconds late. A real-time thread that mostly sleeps takes no more
-    CPU time than another. Only root may; where it is refused, late runs are found by the clock.
+    request is sent when the scheduler gets to it, milliseconds late. A real-time thread that mostly sleeps takes no
+    more CPU time than another. Only root may; where it is refused, late runs are found by the clock.
     """
     try:
         os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(os.sched_get_priority_min(os.SCHED_RR)))

@@ -5,10 +5,10 @@ later versions can add some.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
-from types import NoneType, UnionType
+from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin
 
 SCHEMA = 1
@@ -162,7 +162,7 @@ def _parse(line: bytes, kind: type[Record], checks: dict, defaults: dict) -> Rec
     if not line.endswith(b"\n"):
         raise ValueError("the last record is cut off (no end of line)")
     try:
-        document = json.loads(line, parse_constant=_refuse_constant)
+        document = _DECODER.decode(line.decode())
     except UnicodeDecodeError:
         raise ValueError("not UTF-8") from None
     except json.JSONDecodeError as error:
@@ -184,19 +184,29 @@ def _refuse_constant(word: str) -> None:
     raise ValueError(f"{word} is not a measurement")
 
 
-def _check_of(kind: Any):
-    """value -> bool: whether a JSON value fits a field's type."""
-    if get_origin(kind) in (UnionType, Union):
-        checks = [_check_of(option) for option in get_args(kind)]
-        return lambda value: any(check(value) for check in checks)
-    if get_origin(kind) is list:
-        check = _check_of(get_args(kind)[0])
-        return lambda value: isinstance(value, list) and all(check(item) for item in value)
-    if get_origin(kind) is dict:
-        check = _check_of(get_args(kind)[1])
-        return lambda value: isinstance(value, dict) and all(check(item) for item in value.values())
-    if kind is NoneType:
-        return lambda value: value is None
-    if kind is float:
-        return lambda value: type(value) in (float, int)
-    return lambda value: type(value) is kind  # type, not isinstance: True is no int here
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+
+
+def _check_of(kind: Any) -> Callable[[Any], bool]:
+    """value -> bool: whether a JSON value fits a field's type. By exact types: True is no int here."""
+    options = get_args(kind) if get_origin(kind) in (UnionType, Union) else (kind,)
+    plain = frozenset(plain for option in options if get_origin(option) is None for plain in _types_of(option))
+    containers = [_container_check(option) for option in options if get_origin(option) is not None]
+    if not containers:
+        return lambda value: type(value) in plain
+    return lambda value: type(value) in plain or any(check(value) for check in containers)
+
+
+def _types_of(kind: type) -> tuple[type, ...]:
+    return (float, int) if kind is float else (kind,)
+
+
+def _container_check(kind: Any) -> Callable[[Any], bool]:
+    """Of list[...] and dict[str, ...]."""
+    container, inner = get_origin(kind), get_args(kind)[-1]
+    items = dict.values if container is dict else iter
+    if get_origin(inner) is None:
+        allowed = frozenset(_types_of(inner))
+        return lambda value: type(value) is container and allowed.issuperset(map(type, items(value)))
+    check = _check_of(inner)
+    return lambda value: type(value) is container and all(check(item) for item in items(value))
