@@ -176,24 +176,6 @@ def test_compile_without_a_compiler_is_unsupported(spec, tmp_path):
     assert "/nowhere/g++ was not found" in manifest["outcome"]["reason"]
 
 
-# --- compile --------------------------------------------------------------------------------------------------------
-
-
-def test_compiled_artifact_is_warm_in_a_second_process(spec, tmp_path):
-    wanted = spec(compile=True)
-    manifest = convert(wanted, tmp_path / "out")
-    assert manifest["outcome"]["status"] == "ok"
-    assert manifest["census"]["graph_breaks"] == 0 and "compiled graph" in manifest["census"]["detail"]
-    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*")}
-    artifact = json.dumps(wanted["artifact"])
-    printed = run_in_torch(HELPERS / "second_process.py", wanted["model"]["path"], tmp_path / "out", artifact)
-    counters = json.loads(printed.stdout)
-    assert counters["stats"]["unique_graphs"] == 1  # for one image and for four
-    assert counters["inductor"]["fxgraph_cache_hit"] == 1 and "fxgraph_cache_miss" not in counters["inductor"]
-    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*")} == before
-    assert counters["batch"] <= 1
-
-
 # --- images ---------------------------------------------------------------------------------------------------------
 
 

@@ -367,6 +367,11 @@ def spec_of(variant=None, baseline=None, **changes):
 OK = {"status": "ok", "reason": None, "stage": "convert", "attempt": 0}
 
 
+def obey_ctrl_c() -> None:
+    """As in a terminal: what a shell starts in the background inherits that it ignores Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Job:
     """One call of scripts/benchmark.py."""
 
@@ -384,7 +389,9 @@ class Job:
     def start(self):
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         environ = {**os.environ, "TMPDIR": str(self.temporary)}
-        self.process = subprocess.Popen(self.command, cwd=PROJECT, env=environ, start_new_session=True, **pipes)
+        self.process = subprocess.Popen(
+            self.command, cwd=PROJECT, env=environ, start_new_session=True, preexec_fn=obey_ctrl_c, **pipes
+        )
         return self
 
     def finish(self):
