@@ -5,6 +5,9 @@
 Each fault: some results are taken away, the sweep is started, and at a random moment one process is killed with signal
 9: Snakemake itself, a server, a job, or the build of an environment. Then: no process is left over, the same command
 ends well, and scripts/verify finds nothing wrong. Seeded: --seed 0 plans the same faults each time.
+
+--out is written after every fault, and the same command goes on after the last one that stands there. A fault that is
+not got over ends the run; its number and its folder are printed, and the folder stays as it was.
 """
 
 import argparse
@@ -17,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -26,7 +29,7 @@ import yaml
 sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[2] / "scripts")]
 
 from conftest import copy_project  # noqa: E402
-from diffsweep.sweep.files import write_json  # noqa: E402
+from diffsweep.sweep.files import read_json, write_json  # noqa: E402
 
 # The smallest sweep that goes through every stage of one engine.
 SWEEP = {
@@ -62,9 +65,11 @@ KINDS = {
     "server": ("convert", "measure"),
     "environment": ("score",),
 }
+# How long the first server and the build of an environment live, which are there for a part of a sweep only.
+LIVES_S = {"server": 15.0, "environment": 10.0}
 JOBS = ("convert.py", "benchmark.py", "generate_images.py", "score.py", "aggregate.py", "plot.py", "report.py")
 LEFT_OVER_S = 20.0
-LIMIT_S = 400.0
+LIMIT_S = 900.0  # beside other work, PyTorch on all cores becomes many times slower
 
 
 @dataclass(frozen=True)
@@ -97,7 +102,7 @@ def prepare(folder: Path) -> None:
 
 
 def command(*more: str) -> list[str]:
-    return [sys.executable, "-m", "snakemake", "--cores", "all", "--configfile", "config/faults.yaml", *more]
+    return [sys.executable, "-m", "snakemake", "--cores", "all", *more, "--configfile", "config/faults.yaml"]
 
 
 def start(folder: Path, *more: str) -> subprocess.Popen:
@@ -108,10 +113,20 @@ def start(folder: Path, *more: str) -> subprocess.Popen:
         )
 
 
+def end_of(process: subprocess.Popen) -> int:
+    """The exit code of a sweep. Raises Broken when it does not end."""
+    try:
+        return process.wait(timeout=LIMIT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        raise Broken(f"the sweep did not end within {LIMIT_S:g} s") from None
+
+
 def complete(folder: Path, *more: str) -> float:
     """The seconds that the same command took to end well. Raises Broken."""
     began_s = time.monotonic()
-    code = start(folder, *more).wait(timeout=LIMIT_S)
+    code = end_of(start(folder, *more))
     if code:
         raise Broken(f"the same command ended with code {code}:\n{(folder / 'sweep.out').read_text()[-4000:]}")
     return time.monotonic() - began_s
@@ -133,14 +148,14 @@ def victims(kind: str, folder: Path, main: int) -> list[tuple[int, str]]:
     wanted = {"server": ("serve.py",), "job": JOBS, "environment": ("uv venv", "uv pip", "in_env scoring")}[kind]
     found = [(pid, line) for pid, line in processes_in(folder) if pid != main and any(w in line for w in wanted)]
     # A server's and a build's command line stand in that of the shell and the job that started them, too.
-    own = [(pid, line) for pid, line in found if not line.startswith(("/bin/bash", "bash", "/bin/sh", "sh"))]
+    own = [(pid, line) for pid, line in found if Path(line.split(" ")[0]).name not in ("bash", "sh")]
     return [(pid, next(w for w in wanted if w in line)) for pid, line in own]
 
 
 def strike(folder: Path, kind: str, stage: str, moment_s: float, rng: random.Random) -> tuple[float, str, int]:
-    """Start the sweep and kill one process after `moment_s`, or as soon as there is one of its kind.
+    """Start the sweep, wait for the first process of a kind, and `moment_s` later kill one.
 
-    Returns the moment, what was killed, and how Snakemake ended; "" when the sweep ended first.
+    Returns the moment since the sweep's start, what was killed, and how Snakemake ended; "" when the sweep ended first.
     """
     for path in (path for pattern in STAGES[stage][0] for path in folder.glob(pattern)):
         path.unlink()
@@ -149,6 +164,8 @@ def strike(folder: Path, kind: str, stage: str, moment_s: float, rng: random.Ran
             path.unlink() if path.is_symlink() or path.is_file() else shutil.rmtree(path)
     began_s = time.monotonic()
     process = start(folder)
+    while process.poll() is None and not victims(kind, folder, process.pid):
+        time.sleep(0.05)
     time.sleep(moment_s)
     while process.poll() is None:
         found = victims(kind, folder, process.pid)
@@ -158,7 +175,7 @@ def strike(folder: Path, kind: str, stage: str, moment_s: float, rng: random.Ran
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
-            return time.monotonic() - began_s, name, process.wait(timeout=LIMIT_S)
+            return time.monotonic() - began_s, name, end_of(process)
         time.sleep(0.05)
     return time.monotonic() - began_s, "", process.wait()
 
@@ -182,17 +199,17 @@ def plan_fault(number: int, seed: int) -> tuple[str, str, float, random.Random]:
     rng = random.Random(f"{seed} {number}")
     kind = tuple(KINDS)[number % len(KINDS)]
     stage = rng.choice(KINDS[kind])
-    return kind, stage, rng.uniform(0.5, STAGES[stage][1]), rng
+    return kind, stage, rng.uniform(0.0, LIVES_S.get(kind, STAGES[stage][1])), rng
 
 
 def run_fault(folder: Path, number: int, seed: int) -> Fault:
     """One fault and its recovery. Raises Broken."""
     kind, stage, moment_s, rng = plan_fault(number, seed)
-    for _ in range(3):  # a moment after the sweep's end is none; take an earlier one
+    for _ in range(4):  # a moment after the end of what is to be killed is none; take an earlier one
         struck_s, victim, code = strike(folder, kind, stage, moment_s, rng)
         if victim:
             break
-        moment_s = rng.uniform(0.2, 0.7) * struck_s
+        moment_s = rng.uniform(0.2, 0.7) * min(moment_s, struck_s)
     else:
         raise Broken(f"no {kind} was there to be killed in stage {stage}")
     check_left_over(folder)
@@ -203,19 +220,29 @@ def run_fault(folder: Path, number: int, seed: int) -> Fault:
     return Fault(number, kind, stage, round(struck_s, 2), victim, code, round(recovery_s, 1))
 
 
-def run(folder: Path, faults: int, seed: int = 0, say=print) -> list[Fault]:
+def run(folder: Path, numbers: Iterable[int], seed: int = 0, say=print) -> Iterator[Fault]:
     """Prepare `folder`, let the sweep end once, then strike. Raises Broken with the fault's number."""
     prepare(folder)
     say(f"the whole sweep, undisturbed: {complete(folder):.1f} s")
     check_results(folder)
-    done = []
-    for number in range(faults):
+    for number in numbers:
         try:
-            done.append(run_fault(folder, number, seed))
+            fault = run_fault(folder, number, seed)
         except Broken as problem:
-            raise Broken(f"fault {number} ({', '.join(plan_fault(number, seed)[:2])}): {problem}") from None
-        say(" ".join(f"{key}={value}" for key, value in asdict(done[-1]).items()))
-    return done
+            planned = ", ".join(plan_fault(number, seed)[:2])
+            raise Broken(f"fault {number} of seed {seed} ({planned}), in {folder}: {problem}") from None
+        say(" ".join(f"{key}={value}" for key, value in asdict(fault).items()))
+        yield fault
+
+
+def begun(out: Path | None, seed: int) -> list[dict]:
+    """The faults that an earlier run of the same seed has left in its document."""
+    if out is None or not out.exists():
+        return []
+    document = read_json(out)
+    if document["seed"] != seed:
+        sys.exit(f"faults_run: {out} holds faults of seed {document['seed']}; name another file")
+    return document["faults"]
 
 
 def main() -> None:
@@ -224,18 +251,20 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="where the faults and their recoveries go, as JSON")
     options = parser.parse_args()
-    began_s = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="diffsweep-faults-") as scratch:
-        try:
-            faults = run(Path(scratch).resolve(), options.faults, options.seed, lambda text: print(text, flush=True))
-        except Broken as problem:
-            sys.exit(f"faults_run: {problem}")
-    seconds = round(time.monotonic() - began_s)
-    print(f"{len(faults)} faults, all got over, in {seconds} s")
-    if options.out:
-        document = {"schema": 1, "seed": options.seed, "seconds": seconds, "faults": [asdict(f) for f in faults]}
-        write_json(options.out, document)
-        print(json.dumps({kind: sum(f.kind == kind for f in faults) for kind in KINDS}))
+    faults = begun(options.out, options.seed)
+    numbers = range(len(faults), options.faults)
+    folder = Path(tempfile.mkdtemp(prefix="diffsweep-faults-")).resolve()
+    try:
+        for fault in run(folder, numbers, options.seed, lambda text: print(text, flush=True)):
+            faults.append(asdict(fault))
+            if options.out:
+                known = {"schema": 1, "seed": options.seed, "planned": options.faults, "got_over": len(faults)}
+                write_json(options.out, {**known, "faults": faults})
+    except Broken as problem:
+        sys.exit(f"faults_run: {problem}")
+    shutil.rmtree(folder)
+    kinds = {kind: sum(fault["kind"] == kind for fault in faults) for kind in KINDS}
+    print(f"{len(faults)} faults, all got over: {json.dumps(kinds)}")
 
 
 if __name__ == "__main__":
