@@ -275,6 +275,12 @@ def test_more_replicates_run_only_the_missing_ones(smoke):
     assert work(jobs(smoke, config)) == {f"measure {variant} on local, replicate 3" for variant in variants}
 
 
+def test_more_replicates_of_the_baseline_against_itself_are_its_own(smoke):
+    config = smoke_config(smoke)
+    config["protocol"]["aa_replicates"] = 4
+    assert work(jobs(smoke, config)) == {f"measure fp32 on local, replicate {number}" for number in (3, 4)}
+
+
 def test_more_images_rerun_no_latency(smoke):
     config = smoke_config(smoke)
     config["quality"]["images"] = 25

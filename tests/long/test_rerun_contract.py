@@ -165,27 +165,33 @@ def images_of(folder: Path, variant: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("variant", ["ddim-4", "onnxruntime"])
 def test_more_images_keep_those_that_are_there(copy, variant):
-    """From 64 to 75: 11 are made, in the batches of a full run, and all are what a full run makes."""
-    target = f"{CELLS}/{variant}/images.json"
-    before = images_of(copy, variant)
-    sweep(copy, target, config=config_of(copy, quality={"images": 75}))
-    document = json.loads((copy / target).read_text())
-    assert document["kept"] == 64 and len(document["images"]) == 75
+    """From 64 to 16 none is made; from 16 to 19 are 3, in the batches of a full run, and all are what that makes."""
+    whole = images_of(copy, variant)
+    assert (kept_of(copy, variant, images=16), len(images_of(copy, variant))) == (16, 16)
+    assert images_of(copy, variant).items() <= whole.items()
+    assert kept_of(copy, variant, images=19) == 16
     grown = images_of(copy, variant)
-    assert len(grown) == 75 and before.items() <= grown.items()
-    sweep(copy, target, config=config_of(copy, quality={"images": 77}))
-    assert json.loads((copy / target).read_text())["kept"] == 72  # the last batch, of 3, is not what a full run makes
+    assert kept_of(copy, variant, images=21) == 16  # the last batch, of 3, is not what a full run makes
     shutil.rmtree(copy / CELLS / variant)
-    sweep(copy, target, config=config_of(copy, quality={"images": 75}))
-    assert json.loads((copy / target).read_text())["kept"] == 0
-    assert images_of(copy, variant) == grown
+    assert kept_of(copy, variant, images=19) == 0
+    assert images_of(copy, variant) == grown and len(grown) == 19
+
+
+def kept_of(folder: Path, variant: str, images: int) -> int:
+    """Make so many images of a variant; how many were there already."""
+    target = f"{CELLS}/{variant}/images.json"
+    sweep(folder, target, config=config_of(folder, quality={"images": images}))
+    document = json.loads((folder / target).read_text())
+    assert len(document["images"]) == images
+    return document["kept"]
 
 
 def test_failed_cells_are_tried_again_by_name(copy):
-    """Two variants that exceed their time limit; one of them is tried again with enough time, then nothing is left."""
+    """Two variants that exceed their time limits; one of them is tried again with enough time, then nothing is left."""
     steps = {"ddim-5": {"parent": "fp32", "steps": 5}, "ddim-6": {"parent": "fp32", "steps": 6}}
     protocol = {"replicates": 1}
-    sweep(copy, config=config_of(copy, variants=steps, protocol=protocol, limits={"replicate_s": 0.5}))
+    limits = {"replicate_s": 0.5, "images_s": 0.5}
+    sweep(copy, config=config_of(copy, variants=steps, protocol=protocol, limits=limits))
     assert {rows(copy)[name]["status"] for name in steps} == {"failed"}
     enough = config_of(copy, variants=steps, protocol=protocol)
     assert jobs(copy, config=enough) - AGGREGATES == set()
