@@ -1,7 +1,7 @@
 """Closed-loop load on the endpoint by Locust: each user sends its next request when the last one is answered.
 
-    scripts/in_env locust python -m locust -f scripts/load/locustfile.py --headless --only-summary --host http://127.0.0.1:8000 \\
-        --users 4 --spawn-rate 4 --run-time 60s --records locust.jsonl
+    scripts/in_env locust python -m locust -f scripts/load/locustfile.py --headless --only-summary \\
+        --host http://127.0.0.1:8000 --users 4 --spawn-rate 4 --run-time 60s --records locust.jsonl
     python scripts/import_load.py locust.jsonl --out capacity.jsonl
 
 The file has one line per request event, as Locust measured it, between a first line that says what ran and a last one
