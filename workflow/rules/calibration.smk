@@ -2,7 +2,7 @@
 # makes  calibration/<model>/<target>/calibration.json  replicates whose true slow-down is known, beside it in folders
 #        calibration/<model>/<target>/report.html       what this machine can tell, with the power curve
 #
-# Not part of `all`: `snakemake calibration` (or `make calibrate`) runs it once on a new machine, for half an hour or so.
+# Not part of `all`: `snakemake calibration` (or `make calibrate`) runs it once on a new machine, for an hour or so.
 
 
 localrules:
