@@ -85,7 +85,11 @@ def write_configs(folder: Path) -> None:
     targets = read_yaml(folder / "config/targets.yaml")
     targets["targets"] |= {name: targets["targets"]["local"] for name in ("second", "third")}
     (folder / "config/three-targets.yaml").write_text(yaml.safe_dump(targets))
-    config = read_yaml(folder / "config/config.yaml") | {"matrix": MATRIX, "protocol": {"replicates": 3}, "quality": {}}
+    config = read_yaml(folder / "config/config.yaml") | {
+        "matrix": MATRIX,
+        "protocol": {"replicates": 3, "levels": [1, 2, 4]},
+        "quality": {},
+    }
     config["variants"] = {"fp32": config["variants"]["fp32"]}
     one = config | {"sweep": "large"}
     three = config | {"sweep": "large-3", "targets": ["local", "second", "third"]}

@@ -102,6 +102,8 @@ def quantile_over_replicates(
     order statistics (`quantile_estimate`), and that of the replicates' level, by which their means differ more than
     their requests' noise explains, with Student's t on R - 1 degrees of freedom. Where replicates do not differ it is
     the exact interval of the one sample. `replicates`: positive times, one list each; None below the minimum sample.
+    What five processes cannot show it does not cover: where latencies drift by tens of per cent while a replicate runs,
+    it holds P90 and P95 in 87 and 78 % of simulations (tests/benchmarks/interval_coverage.py).
     """
     groups = [np.log(np.asarray(times, float)) for times in replicates if len(times)]
     one_sample = quantile_estimate(np.concatenate(groups), q, confidence) if groups else None
