@@ -66,7 +66,7 @@ KINDS = {
     "environment": ("score",),
 }
 # How long the first server and the build of an environment live, which are there for a part of a sweep only.
-LIVES_S = {"server": 15.0, "environment": 10.0}
+LIVES_S = {"server": 15.0, "environment": 4.0}
 JOBS = ("convert.py", "benchmark.py", "generate_images.py", "score.py", "aggregate.py", "plot.py", "report.py")
 LEFT_OVER_S = 20.0
 LIMIT_S = 900.0  # beside other work, PyTorch on all cores becomes many times slower
