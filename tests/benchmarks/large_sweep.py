@@ -93,7 +93,7 @@ def write_configs(folder: Path) -> None:
     config["variants"] = {"fp32": config["variants"]["fp32"]}
     one = config | {"sweep": "large"}
     three = config | {"sweep": "large-3", "targets": ["local", "second", "third"]}
-    three["targets_file"] = "config/three-targets.yaml"
+    three["targets_file"] = str((folder / "config/three-targets.yaml").resolve())
     for name, document in (("large", one), ("large-3", three)):
         (folder / f"config/{name}.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
 
