@@ -29,7 +29,7 @@ from diffsweep.sweep.plan import PRESETS  # noqa: E402
 
 
 def bootstrap_of_replicates(ratios: np.ndarray) -> Estimate:
-    """Percentile bootstrap of the replicates: the range of three numbers, roughly."""
+    """Percentile bootstrap of the replicates: of three, roughly their range."""
     draws = np.random.default_rng(0).integers(0, len(ratios), (500, len(ratios)))
     low, high = np.quantile(ratios[draws].mean(axis=1), [0.025, 0.975])
     return stats.exponential(Estimate(float(ratios.mean()), float(low), float(high)))
@@ -42,7 +42,7 @@ def normal_of_replicates(ratios: np.ndarray) -> Estimate:
 
 
 SPEEDUP_METHODS: dict[str, Callable[[np.ndarray], Estimate]] = {
-    "Student on replicates (ours)": stats.speedup,
+    "over replicates (ours)": stats.speedup,
     "1.96 standard errors": normal_of_replicates,
     "bootstrap of replicates": bootstrap_of_replicates,
 }

@@ -154,7 +154,7 @@ def replicate_interval(means: Sequence[float], confidence: float = CONFIDENCE) -
     A replicate's mean carries both the process's own deviation and what is left of the requests' noise, so the spread
     of the means is the whole error, whatever drift or autocorrelation there is within a replicate. (For balanced data
     this is the exact random-effects interval: Searle, Casella and McCulloch 1992, Variance Components, 3.4.) With one
-    replicate there is no interval. Narrower alternatives at R = 3 (pooled requests, bootstrap of the replicates, a
+    replicate there is no interval. Narrower alternatives at R = 3 (1.96 standard errors, bootstrap of the replicates, a
     variance shared between variants) were simulated and cover too little: tests/benchmarks/interval_coverage.py.
     """
     mean, deviation = mean_and_deviation(means)

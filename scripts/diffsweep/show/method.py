@@ -69,7 +69,8 @@ def _intervals() -> str:
     return _one_line(f"""
         95 % throughout. A speed-up compares undisturbed requests: of each part of a request, each step by its place,
         the mean of the fastest {FASTEST_SHARE:.0%}, added up; where typical requests tell another, a warning says so.
-        Speed-ups, means and throughputs: from the variation between replicates (Student's t).
+        Speed-ups, means and throughputs: from the variation between replicates (Student's t; speed-ups of ten or more
+        replicates: 20 % trimmed, Yuen).
         Percentiles: exact, from order statistics; P95 takes {minimum_sample(0.95)} requests, P99
         {minimum_sample(0.99)}, else it is n/a. CLIP score and attributes: bootstrap over prompts; FID: jackknife over
         prompts. Outliers are never dropped.
