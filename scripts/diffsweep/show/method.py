@@ -71,9 +71,9 @@ def _intervals() -> str:
         the mean of the fastest {FASTEST_SHARE:.0%}, added up; where typical requests tell another, a warning says so.
         Speed-ups, means and throughputs: from the variation between replicates (Student's t; speed-ups of ten or more
         replicates: 20 % trimmed, Yuen).
-        Percentiles: exact, from order statistics; P95 takes {minimum_sample(0.95)} requests, P99
-        {minimum_sample(0.99)}, else it is n/a. CLIP score and attributes: bootstrap over prompts; FID: jackknife over
-        prompts. Outliers are never dropped.
+        Percentiles: from order statistics, wider by what replicates differ; P95 takes {minimum_sample(0.95)} requests,
+        P99 {minimum_sample(0.99)}, else it is n/a. CLIP score and attributes: bootstrap over prompts; FID: jackknife over
+        prompts. Percentiles and means leave no request out.
     """)
 
 
