@@ -72,8 +72,8 @@ def _intervals() -> str:
         Speed-ups, means and throughputs: from the variation between replicates (Student's t; speed-ups of ten or more
         replicates: 20 % trimmed, Yuen).
         Percentiles: from order statistics, wider by what replicates differ; P95 takes {minimum_sample(0.95)} requests,
-        P99 {minimum_sample(0.99)}, else it is n/a. CLIP score and attributes: bootstrap over prompts; FID: jackknife over
-        prompts. Percentiles and means leave no request out.
+        P99 {minimum_sample(0.99)}, else it is n/a. CLIP score and attributes: bootstrap over prompts; FID: jackknife
+        over prompts. Percentiles and means leave no request out.
     """)
 
 
