@@ -39,8 +39,7 @@ include: "workflow/rules/bundle.smk"
 rule all:
     default_target: True
     input:
-        report=sweep_path("report.html"),
-        summary=sweep_path("summary.csv"),
+        whole_sweep(),
 
 
 onstart:

@@ -120,7 +120,7 @@ def test_the_report_says_what_the_machine_can_tell(tmp_path):
     program = Path(calibrate.__file__).with_name("report_calibration.py")
     subprocess.run([sys.executable, program, "--plan", plan, "--calibration", folder], check=True)
     page = (folder / "report.html").read_text()
-    assert "This machine tells differences of" in page and "0.15% of one core" in page
+    assert "This machine tells differences of" in page and "0.15 % of one core" in page
     assert "Two servers of the same artifact were compared 6 times: 0 " in page
     assert "1 replicate failed and is left out: slower-0.1, replicate 7" in page
     with open(folder / "calibration.csv", newline="") as handle:

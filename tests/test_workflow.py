@@ -305,6 +305,27 @@ def test_a_copy_finds_nothing_to_do(copy_of_smoke):
     assert jobs(copy_of_smoke) == set()
 
 
+@pytest.mark.parametrize(
+    ("taken", "again"),
+    [
+        ("results/smoke/plots/index.json", "plot the sweep"),
+        ("results/smoke/update.html", "keep the results, compare them with those before the last update"),
+        (f"{REFERENCE}/ddim-4/replicate-1/replicate.json", "measure ddim-4 on local, replicate 1"),
+        (f"{REFERENCE}/ddim-4/images.json", "images of ddim-4 on local"),
+        ("results/artifacts/reference/onnx/manifest.json", "export reference to ONNX"),
+    ],
+)
+def test_what_a_killed_job_took_with_it_is_made_again(copy_of_smoke, taken, again):
+    """Snakemake removes a job's old files before it runs, and does not miss those from which nothing is to be made."""
+    path = copy_of_smoke / taken
+    content = path.read_bytes()
+    path.unlink()
+    found = jobs(copy_of_smoke)
+    path.write_bytes(content)
+    assert again in found
+    assert jobs(copy_of_smoke) == set()
+
+
 def test_a_bumped_lock_reruns_the_variants_of_that_environment_only(copy_of_smoke):
     lock = copy_of_smoke / "envs/onnxruntime.lock"
     text = lock.read_text()

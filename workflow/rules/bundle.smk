@@ -10,8 +10,8 @@ localrules:
 
 rule bundle:
     input:
+        whole_sweep(),
         report=sweep_path("report.html"),
-        summary=sweep_path("summary.csv"),
         environment=receipt("bundle"),
     output:
         sweep_path("bundle.zip"),

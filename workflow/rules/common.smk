@@ -357,6 +357,20 @@ def all_replicates():
     ]
 
 
+def whole_sweep():
+    """Everything that a finished sweep consists of, not only what is made last: Snakemake does not miss a file that
+    nothing needs to be made from any more, so what a killed job took with it would stay away."""
+    from_onnx = any(ENGINES[variant["engine"]].from_onnx for variant in VARIANTS.values())
+    return [
+        *(expand(paths.ONNX_MANIFEST, model=MODELS) if from_onnx else ()),
+        *all_manifests(),
+        *all_replicates(),
+        *cells("images.json"),
+        *cells("quality.json"),
+        *map(sweep_path, ("plan.json", "summary.csv", "plots/index.json", "update.html", "report.html")),
+    ]
+
+
 def traces_digest():
     """The traces that there are. No rule that is part of `all` takes them as input, which would make it make them."""
     found = [path for path in cells("trace.json") if os.path.exists(path)]

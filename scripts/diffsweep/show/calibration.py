@@ -79,8 +79,8 @@ def sentences(found: Calibration) -> list[str]:
         )
     if found.sampling_share is not None:
         said.append(
-            f"Sampling memory and devices beside the requests used {found.sampling_share:.2%} of one core, which is "
-            "the most that it can cost a request that needs all cores."
+            f"Sampling memory and devices beside the requests used {100 * found.sampling_share:.2f} % of one core, "
+            "which is the most that it can cost a request that needs all cores."
         )
     return said
 
