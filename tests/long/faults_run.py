@@ -114,13 +114,14 @@ def start(folder: Path, *more: str) -> subprocess.Popen:
 
 
 def end_of(process: subprocess.Popen) -> int:
-    """The exit code of a sweep. Raises Broken when it does not end."""
+    """The exit code of a sweep, which does not outlive this wait. Raises Broken when it does not end."""
     try:
         return process.wait(timeout=LIMIT_S)
     except subprocess.TimeoutExpired:
+        raise Broken(f"the sweep did not end within {LIMIT_S:g} s") from None
+    finally:  # after Ctrl-C, too
         process.kill()
         process.wait()
-        raise Broken(f"the sweep did not end within {LIMIT_S:g} s") from None
 
 
 def complete(folder: Path, *more: str) -> float:
