@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from diffsweep.engines.imports import uncollected
 from diffsweep.engines.manifests import versions
 from diffsweep.serving.http import HttpThread, listen
 from diffsweep.serving.parsing import Limits, Service, Wanted
@@ -49,9 +50,10 @@ def main(load: Loader | None = None) -> None:
         return create_app(service_of(spec), worker)
 
     http = HttpThread(make_app, listener, on_exit=worker.stop)
-    http.start()  # imports FastAPI while this thread loads the model
-    generate = load_or_report(load or load_generator, spec, options)
-    http.wait_until_accepting()
+    with uncollected():
+        http.start()  # imports FastAPI while this thread loads the model
+        generate = load_or_report(load or load_generator, spec, options)
+        http.wait_until_accepting()
     if http.failed:
         sys.exit("serve: the HTTP server could not start")
     gc.collect()

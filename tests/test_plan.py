@@ -133,8 +133,11 @@ BROKEN = {
         ["variants.x.batching", "'max_wait'", "'max_wait_ms'"],
     ),
     "batching twice": (
-        {"variants__x": {"parent": "openvino-bf16", "batching": {"max_batch": 4, "max_wait_ms": 10.0}}},
-        ["the same as 'openvino-bf16-batch-4'"],
+        {
+            "variants__x": {"parent": "fp32", "batching": {"max_batch": 4, "max_wait_ms": 10}},
+            "variants__y": {"parent": "fp32", "batching": {"max_batch": 4, "max_wait_ms": 10.0}},
+        },
+        ["the same as 'x'"],
     ),
     "missing prompts": ({"quality__prompts": "config/prompts/none.yaml"}, ["config/prompts/none.yaml", "no such file"]),
 }
@@ -288,11 +291,12 @@ def test_batching_is_an_axis_with_its_defaults_and_may_be_turned_off_again():
 
 
 def test_specs_name_batching_only_where_there_is_some():
-    plan = make_plan(DEFAULT)
+    batching = {"max_batch": 4, "max_wait_ms": 10}
+    plan = make_plan(changed(variants__batched={"parent": "openvino-bf16", "batching": batching}))
     plain = benchmark_spec(plan, "reference", "local", find_variant(plan, "openvino-bf16"), 1)
-    batched = benchmark_spec(plan, "reference", "local", find_variant(plan, "openvino-bf16-batch-4"), 1)
+    batched = benchmark_spec(plan, "reference", "local", find_variant(plan, "batched"), 1)
     assert "batching" not in plain["variant"] and "batching" not in batched["baseline"]
-    assert batched["variant"]["batching"] == {"max_batch": 4, "max_wait_ms": 10}
+    assert batched["variant"]["batching"] == batching
     assert batched["variant_artifact"] == plain["variant_artifact"]
 
 

@@ -36,7 +36,7 @@ ARTIFACT_AXES = ("engine", "precision", "compile")
 # (A/A) has more of them, since every verdict is judged by the noise that it shows. Which differences each preset finds
 # is measured by `snakemake calibration`.
 PRESETS = {
-    "default": {"replicates": 5, "aa_replicates": 20, "requests": 15},
+    "default": {"replicates": 5, "aa_replicates": 15, "requests": 15},
     "publish": {"replicates": 16, "aa_replicates": 32, "requests": 15},
 }
 
