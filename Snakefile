@@ -45,6 +45,7 @@ rule all:
 onstart:
     check_places()
     begin_run()
+    look_only_when_a_job_ends()
     prepare_cluster()
 
 

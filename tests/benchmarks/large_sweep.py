@@ -1,6 +1,6 @@
 """What a sweep of 2,000 variants costs where no model is run: Snakemake's DAG, the tables, the pictures, the report.
 
-    python tests/benchmarks/large_sweep.py [--keep FOLDER]
+    python tests/benchmarks/large_sweep.py [--keep FOLDER] [--out results/published/timings.csv]
 
 The results are synthetic (tests/synthetic.py). Every figure has its limit beside it; a missed one makes it exit with 1.
 """
@@ -22,6 +22,7 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2] / 
 import synthetic  # noqa: E402
 from conftest import copy_project  # noqa: E402
 from diffsweep.sweep.plan import make_plan, read_yaml  # noqa: E402
+from figures import Figure, keep  # noqa: E402
 
 GB = 1e9
 MATRIX = {
@@ -109,8 +110,7 @@ def tables(folder: Path, sweep: str) -> tuple[Cost, Cost, Cost]:
     )
 
 
-def measure(folder: Path) -> list[tuple[str, float, float, str]]:
-    """(what, value, limit, unit) of everything."""
+def measure(folder: Path) -> list[Figure]:
     write_configs(folder)
     snakemake = (sys.executable, "-m", "snakemake", "--cores", "all", "--configfile", "config/large.yaml")
     dry = cost_of(*snakemake, "--dry-run", cwd=folder)
@@ -129,17 +129,17 @@ def measure(folder: Path) -> list[tuple[str, float, float, str]]:
     synthetic.make_results(folder, plan | {"sweep": "records"}, pictures=False)
     records = tables(folder, "records")[0]
     return [
-        (f"dry run, {jobs} jobs", dry.seconds, 15, "s"),
-        ("nothing to do", nothing.seconds, 15, "s"),
-        ("Snakemake's memory", dry.peak_bytes / GB, 2, "GB"),
-        ("aggregate 2,016 variants x 3 targets", aggregate.seconds, 60, "s"),
-        ("its memory", aggregate.peak_bytes / GB, 2, "GB"),
-        ("plots", plots.seconds, 120, "s"),
-        ("report", report.seconds, 60, "s"),
-        ("its memory", report.peak_bytes / GB, 2, "GB"),
-        ("its size", size / 1e6, 25, "MB"),
-        ("analysis of 100,000 records", records.seconds, 10, "s"),
-        ("its memory", records.peak_bytes / GB, 1, "GB"),
+        Figure(f"dry run, {jobs} jobs", dry.seconds, "s", 15),
+        Figure("nothing to do", nothing.seconds, "s", 15),
+        Figure("Snakemake's memory", dry.peak_bytes / GB, "GB", 2),
+        Figure("aggregate 2,016 variants x 3 targets", aggregate.seconds, "s", 60),
+        Figure("aggregate: memory", aggregate.peak_bytes / GB, "GB", 2),
+        Figure("plots of them", plots.seconds, "s", 120),
+        Figure("report on them", report.seconds, "s", 60),
+        Figure("report: memory", report.peak_bytes / GB, "GB", 2),
+        Figure("report: size", size / 1e6, "MB", 25),
+        Figure("analysis of 100,000 records", records.seconds, "s", 10),
+        Figure("analysis of 100,000 records: memory", records.peak_bytes / GB, "GB", 1),
     ]
 
 
@@ -157,15 +157,18 @@ def finish(folder: Path, snakemake: tuple[str, ...]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--keep", type=Path, help="make everything in this folder and leave it there")
-    keep = parser.parse_args().keep
+    parser.add_argument("--out", type=Path, help="the table that keeps the figures")
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        folder = keep or Path(temporary)
+        folder = options.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         os.environ.pop("DIFFSWEEP_RUN", None)
         figures = measure(copy_project(folder))
-    for what, value, limit, unit in figures:
-        print(f"{what:40} {value:8.2f} {unit:2}  (limit {limit:g} {unit})" + ("" if value <= limit else "  MISSED"))
-    sys.exit(any(value > limit for _, value, limit, _ in figures))
+    for figure in figures:
+        print(figure)
+    if options.out:
+        keep(options.out, Path(__file__).stem, figures)
+    sys.exit(any(figure.missed for figure in figures))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,53 @@
+"""Figures that a benchmark measured against their limits: printed, and kept in a table beside those of the others."""
+
+import csv
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[2]
+COLUMNS = ("benchmark", "what", "value", "unit", "limit", "machine", "cores", "git_revision", "measured_at")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """limit: in the same unit; None where there is none."""
+
+    what: str
+    value: float
+    unit: str
+    limit: float | None = None
+
+    @property
+    def missed(self) -> bool:
+        return self.limit is not None and self.value > self.limit
+
+    def __str__(self) -> str:
+        limit = "" if self.limit is None else f"  (limit {self.limit:g} {self.unit})"
+        return f"{self.what:60} {self.value:8.2f} {self.unit:4}{limit}" + ("  MISSED" if self.missed else "")
+
+
+def keep(path: Path, benchmark: str, figures: Sequence[Figure]) -> None:
+    """Write `figures` into the table at `path`, in place of those that `benchmark` left there before."""
+    sys.path.insert(0, str(PROJECT / "scripts"))
+    from diffsweep.measure import host
+
+    here = host.describe(None)
+    asked = ["git", "rev-parse", "--short=12", "HEAD"]
+    known = {
+        "benchmark": benchmark,
+        "machine": here["cpu"],
+        "cores": here["cores_usable"],
+        "git_revision": subprocess.run(asked, cwd=PROJECT, check=True, capture_output=True, text=True).stdout.strip(),
+        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    earlier = list(csv.DictReader(path.open(newline=""))) if path.exists() else []
+    new = [{**known, "what": f.what, "value": round(f.value, 2), "unit": f.unit, "limit": f.limit} for f in figures]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as handle:
+        writer = csv.DictWriter(handle, COLUMNS)
+        writer.writeheader()
+        writer.writerows([row for row in earlier if row["benchmark"] != benchmark] + new)
