@@ -432,15 +432,19 @@ def test_when_a_variant_has_paid_for_itself(sweep):
 
 def test_wall_time_over_useful_time(tmp_path):
     sweep = aggregated(tmp_path, small_plan(VARIANTS[:2]))
-    for path in sweep.glob("reference/local/*/replicate-*/replicate.json"):
+    images = [*sweep.glob("reference/local/*/images.json")]
+    for path in (*sweep.glob("reference/local/*/replicate-*/replicate.json"), *images):
         path.write_text(json.dumps({**json.loads(path.read_text()), "run": "r1"}))
     useful_s = sum(json.loads((sweep / "tables/targets.json").read_text())[0]["useful_s"].values())
     run_note = {"run": "r1", "started_unix_s": 1000.0, "ended_unix_s": 1000.0 + 1.25 * useful_s}
     (sweep / "run.json").write_text(json.dumps(run_note))
     assert "a ratio of 1.25." in Page(shown(sweep)[0]).text
-    (sweep / "run.json").write_text(json.dumps({**run_note, "run": "r2"}))
-    run("report.py", "--results", sweep, "--out", sweep / "report.html")
-    assert "to it is n/a" in Page((sweep / "report.html").read_text()).text
+    for path, other in ((sweep / "run.json", run_note), (images[0], json.loads(images[0].read_text()))):
+        before = path.read_text()
+        path.write_text(json.dumps({**other, "run": "r2"}))
+        run("report.py", "--results", sweep, "--out", sweep / "report.html")
+        assert "to it is n/a" in Page((sweep / "report.html").read_text()).text
+        path.write_text(before)
 
 
 def test_every_picture_is_there_twice(report, sweep):

@@ -28,6 +28,9 @@ def killed(tmp_path_factory) -> Path:
         process = subprocess.Popen(command, cwd=folder, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
     try:
         wait_for(lambda: measured(folder) and servers(folder), process, folder / "killed.out")
+        before = threads(process)
+        time.sleep(2.5)
+        (folder / "new-threads.json").write_text(json.dumps(sorted(threads(process) - before)))
     finally:  # also when it took too long: it would go on beside the other tests
         process.kill()
         process.wait()
@@ -60,6 +63,10 @@ def servers(folder: Path) -> list[str]:
     return [command for command in processes(folder) if "serve.py" in command]
 
 
+def threads(process: subprocess.Popen) -> set[str]:
+    return {path.name for path in Path(f"/proc/{process.pid}/task").iterdir()}
+
+
 def processes(folder: Path) -> list[str]:
     """The command lines of all processes that work in `folder`."""
     found = []
@@ -71,6 +78,11 @@ def processes(folder: Path) -> list[str]:
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue
     return found
+
+
+def test_snakemake_sleeps_while_a_replicate_is_measured(killed):
+    """It starts a thread whenever its scheduler is to look again, by itself once a second per job that has ended."""
+    assert json.loads((killed / "new-threads.json").read_text()) == []
 
 
 def test_a_killed_sweep_leaves_no_process(killed):

@@ -1,6 +1,6 @@
 """What the rerun contract saves: the smoke sweep, then the same command after one change at a time, run for real.
 
-    python tests/benchmarks/reruns.py [--out results/published/timings.csv]
+python tests/benchmarks/reruns.py [--out results/published/timings.csv]
 """
 
 import argparse
@@ -14,8 +14,9 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2] / "scripts")]
 
-from conftest import copy_project, snakemake  # noqa: E402
 from figures import Figure, keep  # noqa: E402
+
+from conftest import copy_project, snakemake  # noqa: E402
 
 CONFIG = "config/smoke.yaml"
 PACKAGE = "sniffio==1.3.1"  # small, pure Python, and in none of these locks

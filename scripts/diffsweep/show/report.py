@@ -9,7 +9,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from diffsweep.show import costs, logs, method, resources, sentences, words
-from diffsweep.show.cells import Cell, notes_of, why_missing
+from diffsweep.show.cells import Cell, notes_of, runs_of, why_missing
 from diffsweep.show.embed import data_uri, inline_svgs
 from diffsweep.show.findings import Answer, answer, is_baseline, is_ok
 from diffsweep.show.samples import fit, sample_images
@@ -57,7 +57,7 @@ def page(sources: Sources) -> dict:
     plan = cells[0].plan
     notes = {(cell.model, cell.target): list(notes_of(cell)) for cell in cells}
     hosts = {key: next((note["host"] for note in found if note.get("host")), {}) for key, found in notes.items()}
-    runs = {note["run"] for found in notes.values() for note in found if note.get("run")}
+    runs = set().union(*(runs_of(cell, notes[cell.model, cell.target]) for cell in cells))
     letters, pictures = inline_pictures(sources.pictures, sources.plots)
     shown = [cell_context(cell, sources, pictures) for cell in cells]
     one = len(cells) == 1
