@@ -222,7 +222,7 @@ def differences(old: State, new: State) -> list[Difference]:
     both = [key for key in new.keys if key in old.keys]
     anew = [key for key in both if measured_anew(old.facts(key), new.facts(key))]
     for subject in ("machine", "revision"):
-        sides = [{state.facts(key)[subject] or "unknown" for key in anew} for state in (old, new)]
+        sides = [{known for key in anew if (known := state.facts(key)[subject])} or {"unknown"} for state in (old, new)]
         if sides[0] != sides[1]:
             found.append(Difference(subject, [" → ".join(", ".join(sorted(side)) for side in sides)]))
     for part in ("protocol", "quality"):
