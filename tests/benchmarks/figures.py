@@ -1,14 +1,13 @@
 """Figures that a benchmark measured against their limits: printed, and kept in a table beside those of the others."""
 
 import csv
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-PROJECT = Path(__file__).resolve().parents[2]
+from diffsweep.measure import host  # the benchmark that imports this has put scripts/ on the path
+
 COLUMNS = ("benchmark", "what", "value", "unit", "limit", "machine", "cores", "git_revision", "measured_at")
 
 
@@ -32,16 +31,12 @@ class Figure:
 
 def keep(path: Path, benchmark: str, figures: Sequence[Figure]) -> None:
     """Write `figures` into the table at `path`, in place of those that `benchmark` left there before."""
-    sys.path.insert(0, str(PROJECT / "scripts"))
-    from diffsweep.measure import host
-
     here = host.describe(None)
-    asked = ["git", "rev-parse", "--short=12", "HEAD"]
     known = {
         "benchmark": benchmark,
         "machine": here["cpu"],
         "cores": here["cores_usable"],
-        "git_revision": subprocess.run(asked, cwd=PROJECT, check=True, capture_output=True, text=True).stdout.strip(),
+        "git_revision": here["git_revision"],
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     earlier = list(csv.DictReader(path.open(newline=""))) if path.exists() else []

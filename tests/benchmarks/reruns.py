@@ -1,6 +1,8 @@
 """What the rerun contract saves: the smoke sweep, then the same command after one change at a time, run for real.
 
-python tests/benchmarks/reruns.py [--out results/published/timings.csv]
+    python tests/benchmarks/reruns.py [--out results/published/timings.csv]
+
+A missed limit makes it exit with 1.
 """
 
 import argparse
