@@ -2,7 +2,7 @@
 
 Writes latency.jsonl, capacity.jsonl, resources.jsonl and replicate.json into the folder --out. A server that crashes,
 hangs or runs out of memory, or the time limit, ends in an outcome "failed" with its reason, with the records measured
-until then.
+until then. Variants whose jobs wait for the same servers are measured with it (diffsweep/measure/sharing.py).
 """
 
 import argparse
@@ -16,8 +16,9 @@ from diffsweep.measure import job
 from diffsweep.measure.journal import Files, identity
 from diffsweep.measure.keeper import Keeper
 from diffsweep.measure.pairing import Prompt, plan_requests
-from diffsweep.measure.replicate import measure
+from diffsweep.measure.replicate import Turn, measure
 from diffsweep.measure.servers import Launch, build_environments
+from diffsweep.measure.sharing import DOCUMENT, FOLDER, Shared
 from diffsweep.sweep.files import digest_file
 from diffsweep.sweep.options import read_spec
 from diffsweep.sweep.outcomes import Outcome
@@ -34,34 +35,69 @@ def main() -> None:
         prompts = job.read_prompts(spec)
         artifacts = {"": options.artifact, "baseline: ": options.baseline_artifact}
         refused = job.refusal(STAGE, spec["attempt"], artifacts)
+        inputs = {
+            "artifact": digest_file(options.artifact / job.MANIFEST),
+            "baseline": digest_file(options.baseline_artifact / job.MANIFEST),
+            "prompts": spec["prompts"]["digest"],
+        }
+        shared = Shared(spec, options.out, options.shared)
+        if refused is None and shared.take(inputs):
+            print(f"{spec['variant']['name']} replicate {spec['replicate']}: measured before, on shared servers")
+            return
         if refused is None:
             build_environments(list(spec["environments"].values()))
     except (OSError, ValueError, KeyError, subprocess.CalledProcessError) as error:
         sys.exit(f"{STAGE}: {type(error).__name__}: {error}")
-    known = {**identity(spec, current_run()), "baseline": spec["baseline"]["name"], "protocol": spec["protocol"]}
-    known["inputs"] = {
-        "artifact": digest_file(options.artifact / job.MANIFEST),
-        "baseline": digest_file(options.baseline_artifact / job.MANIFEST),
-        "prompts": spec["prompts"]["digest"],
-    }
-    growing = job.open_partial(options.out, *RECORDS)
     with closing(Keeper()) as keeper:
-        files = Files(*growing, keeper.folder / "notes.json")
-        outcome, times = refused, {}
-        if refused is None:
-            outcome, times = supervise(spec, prompts, known["run"], files, keeper, options)
-        job.finish(options.out / "replicate.json", outcome, {**known, **times}, files.notes, growing)
+        ours = Part(spec, options.out, inputs, keeper)
+        if refused is not None:
+            ours.finish(refused, {})
+            return
+        others = [Part(told, folder, inputs, keeper) for folder, told in shared.others()]
+        outcome, times = supervise(in_turn([ours, *others]), prompts, keeper, options)
+        if others and not outcome.ok:
+            print(f"{outcome.reason}; measuring {ours.known['variant']} alone", flush=True)
+            shared.give_up()
+            ours = Part(spec, options.out, inputs, keeper)
+            outcome, times = supervise([ours], prompts, keeper, options)
+            others = []
+        for part in (*others, ours):
+            part.finish(outcome, times)
+
+
+class Part:
+    """One replicate of one variant: what it is told, and the files it leaves."""
+
+    def __init__(self, spec: Mapping, out: Path, inputs: Mapping, keeper: Keeper) -> None:
+        self.spec, self._out = spec, out
+        self.known = {**identity(spec, current_run()), "baseline": spec["baseline"]["name"]}
+        self.known |= {"protocol": spec["protocol"], "inputs": inputs}
+        self._growing = job.open_partial(out, *RECORDS)
+        self.files = Files(*self._growing, keeper.folder / f"{spec['variant']['name']}.notes.json")
+        self.files.notes.unlink(missing_ok=True)
+
+    def turn(self, prompts: Sequence[Prompt]) -> Turn:
+        counts = {key: self.spec["protocol"][key] for key in ("warmup", "requests", "block")}
+        return Turn(self.spec, plan_requests(prompts, replicate=self.spec["replicate"], **counts), self.files)
+
+    def finish(self, outcome: Outcome, times: Mapping) -> None:
+        job.finish(self._out / DOCUMENT, outcome, {**self.known, **times}, self.files.notes, self._growing)
+
+
+def in_turn(parts: Sequence[Part]) -> list[Part]:
+    """The order of variants on shared servers. Each replicate begins with the next, so that each has a cold start."""
+    ordered = sorted(parts, key=lambda part: part.known["variant"])
+    first = (parts[0].spec["replicate"] - 1) % len(parts)
+    return [*ordered[first:], *ordered[:first]]
 
 
 def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     job.add_options(parser)
     parser.add_argument("--baseline-artifact", required=True, type=Path, help="the baseline's artifact folder")
+    text = f"where it is noted which jobs share servers (default: {FOLDER})"
+    parser.add_argument("--shared", type=Path, default=FOLDER, help=text)
     return parser.parse_args()
-
-
-def counts(spec: Mapping) -> dict[str, int]:
-    return {key: spec["protocol"][key] for key in ("warmup", "requests", "block")}
 
 
 def launches_of(spec: Mapping, options: argparse.Namespace) -> dict[str, Launch]:
@@ -83,12 +119,13 @@ def launches_of(spec: Mapping, options: argparse.Namespace) -> dict[str, Launch]
 
 
 def supervise(
-    spec: Mapping, prompts: Sequence[Prompt], run: str, files: Files, keeper: Keeper, options: argparse.Namespace
+    parts: Sequence[Part], prompts: Sequence[Prompt], keeper: Keeper, options: argparse.Namespace
 ) -> tuple[Outcome, dict]:
-    """Run the replicate alone on this machine, in a child that may die."""
-    requests = plan_requests(prompts, replicate=spec["replicate"], **counts(spec))
-    launches = launches_of(spec, options)
-    return job.run_alone(lambda: measure(spec, launches, requests, run, files, keeper), STAGE, spec, options.lock)
+    """Measure the parts alone on this machine, one after the other, in a child that may die."""
+    spec = {**parts[0].spec, "timeout_s": sum(part.spec["timeout_s"] for part in parts)}
+    turns, launches = [part.turn(prompts) for part in parts], launches_of(spec, options)
+    run = parts[0].known["run"]
+    return job.run_alone(lambda: measure(turns, launches, run, keeper), STAGE, spec, options.lock)
 
 
 if __name__ == "__main__":

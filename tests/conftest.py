@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,14 @@ def snakemake(folder: Path, *arguments: str, **options) -> subprocess.CompletedP
     return subprocess.run(
         command, cwd=folder, env=environ, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options
     )
+
+
+def wait_for(condition, timeout_s=10):
+    """Return as soon as `condition()` is true; fail when that takes too long."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "this did not come true in time"
+        time.sleep(0.02)
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import time
 from functools import cache
 
 from diffsweep.engines import ENGINES
-from diffsweep.measure import machines
+from diffsweep.measure import machines, sharing
 from diffsweep.sweep import explain, paths, specs
 from diffsweep.sweep.digests import code_digest, code_digests, data_digest, folder_digest, remember_facts
 from diffsweep.sweep.environments import EnvironmentFailed, lock_digest
@@ -418,8 +418,17 @@ def begin_run():
     FOLDER_CLAIM = claim_folder()
     end_leftovers()
     tidy_up()
-    if any(job.rule.name == "benchmark" for job in workflow.dag.needrun_jobs()):
+    measuring = [job for job in workflow.dag.needrun_jobs() if job.rule.name == "benchmark"]
+    if measuring:
         write_json(sweep_path("run.json"), {"run": RUN, "started_unix_s": time.time()})
+    # On a cluster jobs run at the same time, and nobody would find what another has put aside for it.
+    sharing.note_jobs(map(sharing_job, measuring) if workflow.local_exec else ())
+
+
+def sharing_job(job):
+    """A job of rule benchmark, as the others that need the same servers see it."""
+    spec, folder = json.loads(job.params.spec), os.path.dirname(job.output.replicate)
+    return sharing.job_of(spec, folder, [job.params.code, *map(str, job.input.environments)])
 
 
 def look_only_when_a_job_ends():

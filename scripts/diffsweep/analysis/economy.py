@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from diffsweep.analysis import cost, load, stats
-from diffsweep.analysis.cells import Cell
+from diffsweep.analysis.cells import Cell, Replicate
 from diffsweep.analysis.columns import Row, put
 from diffsweep.analysis.cost import MARKETS, UTILISATIONS, Price
 from diffsweep.analysis.stats import Estimate
@@ -24,11 +24,21 @@ def start_and_build_s(cell: Cell) -> tuple[float | None, float | None]:
 
     Once: the conversion, calibration and compilation included, and the ONNX export where the engine starts from one.
     """
-    started = [s for r in cell.replicates if (s := r.notes.get("servers", {}).get("variant", {}).get("first_image_s"))]
     build_s = (cell.manifest or {}).get("build_s")
     export_s = export_seconds(cell)
     once_s = None if build_s is None or export_s is None else build_s + export_s
-    return max(started, default=None), once_s
+    return cold_start_s(cell.replicates), once_s
+
+
+def cold_start_s(replicates: Sequence[Replicate]) -> float | None:
+    """Seconds from the start of the variant's server to its first image, of the slowest replicate.
+
+    Where variants took turns on a server, the first of them had the cold start; those replicates count. A variant that
+    never went first has that of the server, whose first image another one asked for.
+    """
+    own = [r for r in replicates if r.notes.get("turns", [r.notes.get("variant")])[:1] == [r.notes.get("variant")]]
+    servers = [r.notes.get("servers", {}).get("variant") or {} for r in own or replicates]
+    return max((s for server in servers if (s := server.get("first_image_s"))), default=None)
 
 
 def export_seconds(cell: Cell) -> float | None:

@@ -252,7 +252,7 @@ def artifact_fields(cell: Cell) -> Row:
         "build_s": manifest.get("build_s"),
         "build_peak_memory_bytes": manifest.get("peak_memory_bytes"),
         "start_s": of_servers("start_s", max),
-        "first_image_s": of_servers("first_image_s", max),
+        "first_image_s": economy.cold_start_s(cell.replicates),
         "parity_denoiser_relative_error": parity.get("denoiser_relative_error"),
         "parity_image_psnr_db": parity.get("image_psnr_db"),
         "census": census.get("detail"),

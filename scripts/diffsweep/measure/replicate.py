@@ -1,10 +1,14 @@
 """One replicate: fresh servers, warm-up, blocks A B B A, then load on the variant's server.
 
+Variants that need the same servers take turns on them: each has all of that but the start.
+
 Records and notes are written as it goes on: whatever ends it, what was measured until then remains.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from diffsweep.measure import gpu, host, sampler, servers
 from diffsweep.measure.blocks import ask, run_blocks
@@ -18,35 +22,74 @@ from diffsweep.measure.sampler import Sampler
 from diffsweep.measure.servers import Launch, Server
 
 
-def measure(
-    spec: Mapping, launches: Mapping[str, Launch], requests: Sequence[Planned], run: str, files: Files, keeper: Keeper
-) -> None:
-    """Run one replicate. `launches`: by role; one object for both where they share a server. Raises Failed.
+@dataclass(frozen=True)
+class Turn:
+    """One variant's replicate: what it is told, what it asks, and where it leaves what it has so far."""
 
-    Two keys that a spec may have: `sampling_hz` is how often a second the sampler looks, `repeated_share` how many of
-    the pairs of blocks may be measured again when they were disturbed; 0 switches either off.
+    spec: Mapping
+    requests: Sequence[Planned]
+    files: Files
+
+
+def measure(turns: Sequence[Turn], launches: Mapping[str, Launch], run: str, keeper: Keeper) -> None:
+    """Measure one replicate of each of the turns' variants, on the same servers. Raises Failed.
+
+    launches: by role; one object for both roles where they share a server. Two keys that a spec may have: `sampling_hz`
+    is how often a second the sampler looks, `repeated_share` how many of the pairs of blocks may be measured again when
+    they were disturbed; 0 switches either off.
     """
     nvml = gpu.open_nvml()
-    replicate = Replicate(spec, identity(spec, run), files, keeper, nvml)
+    sides: dict[str, Server] = {}
+    starts: dict[str, dict] = {}
+    try:
+        for turn in turns:
+            replicate = Replicate(turn.spec, identity(turn.spec, run), turn.files, keeper, nvml, sides)
+            with _noted(replicate, turns, launches):
+                _measure_one(replicate, turn.requests, launches, starts, last=turn is turns[-1])
+    finally:
+        _stop(replicate, *sides)
+
+
+@contextmanager
+def _noted(replicate: Replicate, turns: Sequence[Turn], launches: Mapping) -> Iterator[None]:
+    """Note when and where a replicate is measured, and which variants take turns on the same servers, in order."""
     replicate.note(
-        first_role=first_role(spec["replicate"]),
+        started_unix_s=time.time(),
+        first_role=first_role(replicate.spec["replicate"]),
         shared_server=launches["variant"] is launches["baseline"],
-        warmup=spec["protocol"]["warmup"],
-        host={**host.describe(nvml), "before": host.state(nvml)},
+        turns=[turn.spec["variant"]["name"] for turn in turns],
+        warmup=replicate.spec["protocol"]["warmup"],
+        host={**host.describe(replicate.nvml), "before": host.state(replicate.nvml)},
     )
     try:
-        with RecordWriter(files.latency) as latency, RecordWriter(files.capacity) as capacity:
-            _start(replicate, launches, requests, latency)
-            watched = {server.name: server.processes for server in replicate.servers}
-            with _sampled(replicate, watched) as samples:
-                run_blocks(replicate, requests, latency, samples, watched)
-                _leave_variant_alone(replicate)
-                run_load(replicate, requests, capacity)
+        yield
     finally:
-        replicate.enter("stop")
-        servers.stop(replicate.servers, keeper)
         replicate.enter("done")
-        replicate.note(host={**replicate.notes["host"], "after": host.state(nvml)})
+        after = {**replicate.notes["host"], "after": host.state(replicate.nvml)}
+        replicate.note(host=after, ended_unix_s=time.time())
+
+
+def _measure_one(
+    replicate: Replicate, requests: Sequence[Planned], launches: Mapping, starts: dict[str, dict], *, last: bool
+) -> None:
+    """Start the servers, unless an earlier turn has; then warm-up, blocks, load. starts: what is known of each."""
+    with RecordWriter(replicate.files.latency) as latency, RecordWriter(replicate.files.capacity) as capacity:
+        if not starts:
+            _start(replicate, launches, requests, latency, starts)
+        else:
+            replicate.enter("warmup")
+            _ask_first(replicate, replicate.servers, requests, latency)
+        replicate.note(servers={name: dict(known) for name, known in starts.items()})
+        _ask_other_warmups(replicate, requests, latency)
+        watched = {server.name: server.processes for server in replicate.servers}
+        with _sampled(replicate, watched) as samples:
+            run_blocks(replicate, requests, latency, samples, watched)
+            if last and not replicate.notes["shared_server"]:
+                _stop(replicate, "baseline")
+            run_load(replicate, requests, capacity)
+    if last:
+        replicate.enter("stop")
+        _stop(replicate, *replicate.sides)
 
 
 @contextmanager
@@ -65,8 +108,10 @@ def _sampled(replicate: Replicate, watched: Mapping[str, Sequence[int]]) -> Iter
 # --- start and warm-up ---
 
 
-def _start(replicate: Replicate, launches: Mapping, requests: Sequence[Planned], latency: RecordWriter) -> None:
-    """Start the servers together; send each its first request as soon as it is ready, then the other warm-ups."""
+def _start(
+    replicate: Replicate, launches: Mapping, requests: Sequence[Planned], latency: RecordWriter, starts: dict[str, dict]
+) -> None:
+    """Start the servers together; send each its first request as soon as it is ready."""
     replicate.enter("start")
     started: dict[int, Server] = {}
     for role in ROLES:
@@ -75,34 +120,49 @@ def _start(replicate: Replicate, launches: Mapping, requests: Sequence[Planned],
             started[id(launch)] = servers.start(launch, replicate.keeper)
         replicate.sides[role] = started[id(launch)]
     replicate.say(f"starting {len(started)} server{'s' * (len(started) > 1)}")
-    warmups = {role: [r for r in requests if r.warmup and r.role == role] for role in ROLES}
-    first_image_s = {}
-    for server in servers.wait_until_ready(replicate.servers):
+    first_s = _ask_first(replicate, servers.wait_until_ready(replicate.servers), requests, latency)
+    starts.update({server.name: _describe_start(server, first_s[server.name]) for server in replicate.servers})
+    replicate.say("ready after " + ", ".join(f"{s.start_s:.1f} s ({s.name})" for s in replicate.servers))
+    replicate.enter("warmup")
+
+
+def _ask_first(
+    replicate: Replicate, ready: Iterable[Server], requests: Sequence[Planned], latency: RecordWriter
+) -> dict[str, float]:
+    """Connect to each server as it comes, and make the first request of each role on it. Returns the seconds of each
+    server's first request, by its name."""
+    first_s: dict[str, float] = {}
+    for server in ready:
         client = Client(server.ready["port"], replicate.spec["request_timeout_s"])
         client.connect()
         for role in (r for r in ROLES if replicate.sides[r] is server):
             replicate.clients[role] = client
-            for request in warmups[role][:1]:
-                first = ask(replicate, request, latency)
-                first_image_s.setdefault(server.name, server.start_s + first.e2e_s)
-    replicate.note(servers={s.name: _describe_start(s, first_image_s[s.name]) for s in replicate.servers})
-    replicate.say("ready after " + ", ".join(f"{s.start_s:.1f} s ({s.name})" for s in replicate.servers))
-    replicate.enter("warmup")
-    for request in (r for role in ROLES for r in warmups[role][1:]):
+            for request in _warmups(requests, role)[:1]:
+                record = ask(replicate, request, latency)
+                first_s.setdefault(server.name, record.e2e_s)
+    return first_s
+
+
+def _ask_other_warmups(replicate: Replicate, requests: Sequence[Planned], latency: RecordWriter) -> None:
+    for request in (r for role in ROLES for r in _warmups(requests, role)[1:]):
         ask(replicate, request, latency)
 
 
-def _describe_start(server: Server, first_image_s: float) -> dict:
+def _warmups(requests: Sequence[Planned], role: str) -> list[Planned]:
+    return [r for r in requests if r.warmup and r.role == role]
+
+
+def _describe_start(server: Server, first_s: float) -> dict:
     """start_s: from the start of the process until it accepted requests; first_image_s: and the first request."""
     ready = {key: value for key, value in server.ready.items() if key not in ("port", "pid")}
-    times = {"start_s": round(server.start_s, 3), "first_image_s": round(first_image_s, 3)}
+    times = {"start_s": round(server.start_s, 3), "first_image_s": round(server.start_s + first_s, 3)}
     return {**times, **ready}
 
 
-def _leave_variant_alone(replicate: Replicate) -> None:
-    """Stop the baseline's server, unless the variant runs on it too."""
-    variant, baseline = (replicate.sides[role] for role in ROLES)
-    if baseline is not variant:
-        servers.stop([baseline], replicate.keeper)
-        replicate.sides.pop("baseline")
-        replicate.clients.pop("baseline").close()
+def _stop(replicate: Replicate, *roles: str) -> None:
+    """Stop the servers of these roles, and forget them."""
+    stopping = {id(server): server for role in roles if (server := replicate.sides.pop(role, None))}
+    servers.stop(list(stopping.values()), replicate.keeper)
+    for role in roles:
+        if role in replicate.clients:
+            replicate.clients.pop(role).close()

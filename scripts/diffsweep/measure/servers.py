@@ -89,6 +89,7 @@ def start(launch: Launch, keeper: Keeper) -> Server:
     Call it from a thread that lives as long as the server shall: the kernel's parent is the thread.
     """
     ready_file = keeper.folder / f"{launch.name}.ready.json"
+    ready_file.unlink(missing_ok=True)  # of a server of that name that has ended
     command = [sys.executable, str(IN_ENV), launch.environment, "python", str(launch.program)]
     options = ["--spec", json.dumps(launch.spec), "--artifact", str(launch.artifact)]
     spawned_s = time.monotonic()
