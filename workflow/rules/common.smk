@@ -71,6 +71,7 @@ def cell_path(name):
     return sweep_path(f"{{model}}/{{target}}/{{variant}}/{name}")
 
 
+@cache
 def cells(name):
     """That path in all cells."""
     return expand(cell_path(name), model=MODELS, target=TARGETS, variant=VARIANTS)
@@ -348,15 +349,19 @@ def all_manifests():
     return expand(paths.MANIFEST, model=MODELS, artifact=ARTIFACTS)
 
 
+@cache
 def all_replicates():
     path = cell_path("replicate-{replicate}/replicate.json")
     return [
-        made
+        path.format(model=model, target=target, variant=variant, replicate=number)
         for variant in VARIANTS
-        for made in expand(path, model=MODELS, target=TARGETS, variant=variant, replicate=replicates_of(PLAN, variant))
+        for number in replicates_of(PLAN, variant)
+        for model in MODELS
+        for target in TARGETS
     ]
 
 
+@cache
 def whole_sweep():
     """Everything that a finished sweep consists of, not only what is made last: Snakemake does not miss a file that
     nothing needs to be made from any more, so what a killed job took with it would stay away."""
