@@ -193,8 +193,12 @@ def compile_denoiser(pipeline, cache: Path) -> None:
     when it first comes: Dynamo treats a batch of 1 as a constant.)
     """
     import torch
+    import torch._inductor.config as inductor
     from torch._dynamo.utils import counters
 
+    # A header that Inductor compiles for its kernels, 150 MB, goes into a folder of its own for temporary files and not
+    # into the cache, so a server that finds all of its kernels compiled would still make it: 6 s of each start.
+    inductor.cpp_cache_precompile_headers = False
     counters.clear()
     call = one_call(pipeline)
     pipeline.unet.compile(dynamic=False)
