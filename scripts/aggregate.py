@@ -33,14 +33,14 @@ from diffsweep.analysis.places import each_cell
 from diffsweep.analysis.stats import Estimate
 from diffsweep.sweep.files import atomic, digest_file, read_json, write_json
 from diffsweep.sweep.outcomes import run_program
-from diffsweep.sweep.plan import find_variant
 from diffsweep.sweep.runs import current_run
+from diffsweep.sweep.variants import find_variant
 
 # What the columns hold that are not measurements (those are floats).
 TEXT = """
     model target variant machine parent change engine precision scheduler status reason verdict clip_verdict fid_verdict
     quality_verdict quantiles_withheld host_unfit census warnings role prompt_id payback operating_point market
-    price_instance price_region price_date energy_reason gpu_clock_events not_offered batching
+    price_instance price_region price_date energy_reason gpu_clock_events not_offered batching runs
 """
 WHOLE = """
     steps replicates replicate trial requests errors block order seed images warmup disturbed_blocks repeated_pairs

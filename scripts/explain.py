@@ -18,7 +18,8 @@ from diffsweep.measure import machines
 from diffsweep.sweep import explain
 from diffsweep.sweep.environments import LOCKS, PROJECT, lock_digest, lock_requirements
 from diffsweep.sweep.files import read_json
-from diffsweep.sweep.plan import AXES, replicates_of
+from diffsweep.sweep.plan import replicates_of
+from diffsweep.sweep.variants import AXES
 
 HEADS = ("what", "cell", "jobs", "last time", "because")
 

@@ -8,8 +8,10 @@ import argparse
 import sys
 from pathlib import Path
 
+from diffsweep.sweep.documents import ConfigError, read_yaml
 from diffsweep.sweep.files import write_json
-from diffsweep.sweep.plan import AXES, ConfigError, make_plan, read_yaml
+from diffsweep.sweep.plan import make_plan
+from diffsweep.sweep.variants import AXES
 
 
 def table(plan: dict) -> str:

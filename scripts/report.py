@@ -7,10 +7,10 @@ from pathlib import Path
 
 from diffsweep.show.cells import read_cells
 from diffsweep.show.report import Sources, render
+from diffsweep.sweep.documents import ConfigError, read_yaml
 from diffsweep.sweep.environments import PROJECT
 from diffsweep.sweep.files import atomic, read_json
 from diffsweep.sweep.outcomes import run_program
-from diffsweep.sweep.plan import ConfigError, read_yaml
 
 
 def command_of(sweep: str) -> str:

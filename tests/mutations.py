@@ -13,7 +13,8 @@ import yaml
 from hypothesis import strategies as st
 
 from conftest import PROJECT
-from diffsweep.sweep.plan import ConfigError, make_plan, read_prompts, read_targets, read_yaml, resolve_price
+from diffsweep.sweep.documents import ConfigError, read_yaml
+from diffsweep.sweep.plan import make_plan, read_prompts, read_targets, resolve_price
 
 DEFAULT = read_yaml(PROJECT / "config" / "config.yaml")
 SMOKE = read_yaml(PROJECT / "config" / "smoke.yaml")

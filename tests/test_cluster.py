@@ -9,8 +9,10 @@ import yaml
 
 from conftest import copy_project, snakemake
 from diffsweep.sweep import cluster, specs
-from diffsweep.sweep.environments import NO_BUILD, EnvironmentFailed, ensure_environment
-from diffsweep.sweep.plan import PROJECT, ConfigError, find_variant, make_plan, read_yaml
+from diffsweep.sweep.documents import ConfigError, read_yaml
+from diffsweep.sweep.environments import NO_BUILD, PROJECT, EnvironmentFailed, ensure_environment
+from diffsweep.sweep.plan import make_plan
+from diffsweep.sweep.variants import find_variant
 
 SMOKE = read_yaml(PROJECT / "config" / "smoke.yaml")
 LOCAL = read_yaml(PROJECT / "config" / "targets.yaml")["targets"]["local"]

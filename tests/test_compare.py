@@ -26,7 +26,8 @@ from diffsweep.show import report, update_words
 from diffsweep.show.cells import read_cells
 from diffsweep.show.report import Sources
 from diffsweep.show.update_page import render, render_first
-from diffsweep.sweep.plan import ConfigError, gate_settings
+from diffsweep.sweep.documents import ConfigError
+from diffsweep.sweep.plan import gate_settings
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 NAMES = ("fp32", "onnxruntime", "ddim-10")

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from conftest import PROJECT
+from conftest import PROJECT, wait_for
 from diffsweep.sweep import outcomes, workflow
 from diffsweep.sweep.files import remove_partials
 from diffsweep.sweep.outcomes import run_supervised
+from test_benchmark import Job, is_alive, spec_of
 from test_environments import tiny  # noqa: F401  a fixture
-from test_measure import Job, is_alive, spec_of, wait_for
 
 # --- a job ends with its workflow -----------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import queueing
 import synthetic
-from conftest import snakemake
+from conftest import PROJECT, snakemake, wait_for
 from diffsweep.analysis import load, summary
 from diffsweep.analysis.arrivals import arrivals_of, rate_estimate, read_arrivals, trial_rows
 from diffsweep.analysis.cells import read_cells
@@ -25,7 +25,7 @@ from diffsweep.measure.arrivals import Limits
 from diffsweep.measure.clients import Client, request_body
 from diffsweep.measure.records import CapacityRecord, read_capacity
 from diffsweep.measure.search import bracket_of, next_rate, search
-from test_measure import FAKE_SERVER, PROJECT, Job, spec_of, wait_for
+from test_benchmark import FAKE_SERVER, Job, spec_of
 
 # --- the ramp ---
 

@@ -4,7 +4,10 @@ import copy
 
 import pytest
 
-from diffsweep.sweep.plan import AXES, PROJECT, ConfigError, make_plan, read_yaml
+from diffsweep.sweep.documents import ConfigError, read_yaml
+from diffsweep.sweep.environments import PROJECT
+from diffsweep.sweep.plan import make_plan
+from diffsweep.sweep.variants import AXES
 
 SMOKE = read_yaml(PROJECT / "config" / "smoke.yaml")
 MATRIX = {"axes": {"engine": ["torch", "openvino"], "precision": ["fp32", "bf16"], "steps": [8, 6, 4]}}

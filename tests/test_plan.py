@@ -7,17 +7,11 @@ import pytest
 import yaml
 
 from benchmark import launches_of
-from diffsweep.sweep.plan import (
-    AXES,
-    PRICES,
-    PROJECT,
-    ConfigError,
-    find_variant,
-    make_plan,
-    read_yaml,
-    resolve_price,
-)
+from diffsweep.sweep.documents import ConfigError, read_yaml
+from diffsweep.sweep.environments import PROJECT
+from diffsweep.sweep.plan import PRICES, make_plan, resolve_price
 from diffsweep.sweep.specs import artifacts_of, benchmark_spec, convert_spec, images_spec
+from diffsweep.sweep.variants import AXES, find_variant
 
 DEFAULT = read_yaml(PROJECT / "config" / "config.yaml")
 

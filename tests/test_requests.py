@@ -3,7 +3,9 @@
 import pytest
 
 from diffsweep.measure import machines
-from diffsweep.sweep.plan import PROJECT, ConfigError, make_plan, read_yaml
+from diffsweep.sweep.documents import ConfigError, read_yaml
+from diffsweep.sweep.environments import PROJECT
+from diffsweep.sweep.plan import make_plan
 from diffsweep.sweep.requests import attempt_after, requests_of
 
 SMOKE = read_yaml(PROJECT / "config" / "smoke.yaml")

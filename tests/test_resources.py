@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 import synthetic
+from conftest import wait_for
 from diffsweep.analysis import resources, summary
 from diffsweep.analysis.cells import read_cells
 from diffsweep.measure import blocks, counters, gpu, monitor, pairing, records
@@ -19,7 +20,8 @@ from diffsweep.measure.sampler import Sampler
 from diffsweep.show import cells as show_cells
 from diffsweep.show import resources as show_resources
 from fakes.nvml import FakeNvml
-from test_measure import LATENCY, Job, spec_of, wait_for
+from test_benchmark import Job, spec_of
+from test_measure import LATENCY
 from test_show import run
 
 # --- records ---

@@ -17,9 +17,10 @@ import mutations
 from conftest import PROJECT
 from diffsweep.engines import sources
 from diffsweep.quality.manifests import image_set, read_image
+from diffsweep.sweep.documents import ConfigError, read_yaml
 from diffsweep.sweep.files import digest_file
 from diffsweep.sweep.outcomes import Failed
-from diffsweep.sweep.plan import ConfigError, make_plan, read_yaml
+from diffsweep.sweep.plan import make_plan
 
 # --- models ---------------------------------------------------------------------------------------------------------
 

@@ -45,7 +45,11 @@ def run(program: str, *arguments) -> str:
 
 
 def aggregated(folder: Path, plan: dict, **options) -> Path:
-    sweep = synthetic.make_results(folder, plan, **options)
+    return tabled(synthetic.make_results(folder, plan, **options))
+
+
+def tabled(sweep: Path) -> Path:
+    """`sweep`, with the tables of what now lies there."""
     tables = ("--results", sweep, "--artifacts", sweep.parent / "artifacts", "--out", sweep)
     run("aggregate.py", "--plan", sweep / "plan.json", *tables)
     return sweep
@@ -431,18 +435,18 @@ def test_when_a_variant_has_paid_for_itself(sweep):
 
 
 def test_wall_time_over_useful_time(tmp_path):
-    sweep = aggregated(tmp_path, small_plan(VARIANTS[:2]))
+    sweep = synthetic.make_results(tmp_path, small_plan(VARIANTS[:2]))
     images = [*sweep.glob("reference/local/*/images.json")]
     for path in (*sweep.glob("reference/local/*/replicate-*/replicate.json"), *images):
         path.write_text(json.dumps({**json.loads(path.read_text()), "run": "r1"}))
-    useful_s = sum(json.loads((sweep / "tables/targets.json").read_text())[0]["useful_s"].values())
+    useful_s = sum(json.loads((tabled(sweep) / "tables/targets.json").read_text())[0]["useful_s"].values())
     run_note = {"run": "r1", "started_unix_s": 1000.0, "ended_unix_s": 1000.0 + 1.25 * useful_s}
     (sweep / "run.json").write_text(json.dumps(run_note))
     assert "a ratio of 1.25." in Page(shown(sweep)[0]).text
     for path, other in ((sweep / "run.json", run_note), (images[0], json.loads(images[0].read_text()))):
         before = path.read_text()
         path.write_text(json.dumps({**other, "run": "r2"}))
-        run("report.py", "--results", sweep, "--out", sweep / "report.html")
+        run("report.py", "--results", tabled(sweep), "--out", sweep / "report.html")
         assert "to it is n/a" in Page((sweep / "report.html").read_text()).text
         path.write_text(before)
 

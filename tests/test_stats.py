@@ -74,6 +74,29 @@ def test_quantile_interval_covers_what_it_says():
     assert 0.94 <= np.mean(held) <= 0.97
 
 
+@pytest.mark.parametrize("name", simulation.MACHINES)
+def test_quantiles_of_replicates_are_seldom_told_wrong(name):
+    """93 to 99 % of the intervals hold the truth; where latencies drift, hardly one of a high quantile is told."""
+    machine, rng = simulation.MACHINES[name], np.random.default_rng(8)
+    simulated = simulation.latencies(machine, rng, simulations=1000)
+    for q in (0.5, 0.9, 0.95):
+        truth = float(np.quantile(simulated, q))
+        estimates = [stats.quantile_over_replicates(times, q) for times in simulated]
+        told = [simulation.covers(e, truth) for e in estimates if e.low is not None]
+        assert told.count(False) <= 0.07 * len(simulated)
+        if name == "drift" and q > 0.5:
+            assert len(told) <= 0.1 * len(simulated)
+        else:
+            assert len(told) >= 0.7 * len(simulated) and 0.92 <= np.mean(told) <= 0.995
+
+
+def test_drift_is_what_neighbours_share():
+    rng = np.random.default_rng(9)
+    assert abs(stats.drift_share(list(rng.standard_normal((20, 50))))) < 0.1
+    assert stats.drift_share([np.arange(50.0), np.arange(50.0)[::-1]]) > 0.99
+    assert stats.drift_share([np.ones(5)]) == 0.0
+
+
 # --- between replicates ---
 
 

@@ -23,7 +23,8 @@ from figures import Figure, keep  # noqa: E402
 
 import synthetic  # noqa: E402
 from conftest import copy_project  # noqa: E402
-from diffsweep.sweep.plan import make_plan, read_yaml  # noqa: E402
+from diffsweep.sweep.documents import read_yaml  # noqa: E402
+from diffsweep.sweep.plan import make_plan  # noqa: E402
 
 GB = 1e9
 MATRIX = {

@@ -16,7 +16,8 @@ from diffsweep.sweep import explain, paths, specs
 from diffsweep.sweep.digests import code_digest, code_digests, data_digest, folder_digest, remember_facts
 from diffsweep.sweep.environments import EnvironmentFailed, lock_digest
 from diffsweep.sweep.files import read_json, remove_partials, write_json
-from diffsweep.sweep.plan import ConfigError, make_plan, read_yaml, replicates_of
+from diffsweep.sweep.documents import ConfigError, read_yaml
+from diffsweep.sweep.plan import make_plan, replicates_of
 from diffsweep.sweep.requests import attempt_after, requests_of
 from diffsweep.sweep.runs import current_run, prefer_this_python
 from diffsweep.sweep.workflow import announce

@@ -9,7 +9,8 @@ from diffsweep.engines import ENGINES
 from diffsweep.measure import machines, records
 from diffsweep.measure.records import CapacityRecord, LatencyRecord, ResourceSample
 from diffsweep.sweep.files import read_json
-from diffsweep.sweep.plan import artifact_name, replicates_of
+from diffsweep.sweep.plan import replicates_of
+from diffsweep.sweep.variants import artifact_name
 
 OK, UNSUPPORTED, FAILED, STALE = "ok", "unsupported", "failed", "stale"
 # The worst of the stages' outcomes is the cell's.

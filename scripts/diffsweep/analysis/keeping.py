@@ -17,7 +17,7 @@ from pathlib import Path
 
 from diffsweep.analysis.states import State, current_locks, describe, is_update, keys_of, raw_files, read_or_none
 from diffsweep.sweep.files import atomic_folder, read_json, write_json
-from diffsweep.sweep.plan import artifact_name
+from diffsweep.sweep.variants import artifact_name
 
 STATES, NOTES, ARCHIVE = "states", "state.json", "records.tar.gz"
 

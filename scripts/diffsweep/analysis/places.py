@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffsweep.sweep.plan import artifact_name, replicates_of
+from diffsweep.sweep.plan import replicates_of
+from diffsweep.sweep.variants import artifact_name
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from diffsweep.analysis.columns import Row, estimate_in, fid_margin, put, qualit
 from diffsweep.analysis.resources import resource_fields
 from diffsweep.analysis.stats import Estimate
 from diffsweep.measure.records import LatencyRecord
-from diffsweep.sweep.plan import say
+from diffsweep.sweep.variants import say
 
 PARETO = {
     "latency_fid": ("latency_e2e_p50_s", "fid"),
@@ -263,7 +263,8 @@ def artifact_fields(cell: Cell) -> Row:
 
 
 def useful_fields(cell: Cell) -> Row:
-    """Seconds spent in measured requests (both sides), load levels and making images: what a sweep's time is for."""
+    """Seconds spent in measured requests (both sides), load levels and making images: what a sweep's time is for. And
+    the runs that did it."""
     requests_s = sum(
         record.e2e_s
         for replicate in cell.replicates
@@ -276,7 +277,9 @@ def useful_fields(cell: Cell) -> Row:
             levels_s += load.elapsed_s([r for r in replicate.capacity if r.level == clients])
     images_s = (cell.images or {}).get("seconds") or 0.0
     parts = {"useful_requests_s": requests_s, "useful_levels_s": levels_s, "useful_images_s": images_s}
-    return {**parts, "useful_s": sum(parts.values())}
+    documents = [*(replicate.notes for replicate in cell.replicates), cell.images or {}]
+    runs = sorted({run for document in documents if (run := document.get("run"))})
+    return {**parts, "useful_s": sum(parts.values()), "runs": " ".join(runs)}
 
 
 def mark_fronts(rows: Sequence[Row]) -> None:

@@ -18,7 +18,7 @@ from diffsweep.analysis.comparison import Amount, Ground, Images, Limits, Qualit
 from diffsweep.analysis.states import UNRECORDED, Key, State, measured_anew, shared_replicates
 from diffsweep.sweep.environments import PROJECT
 from diffsweep.sweep.files import read_json
-from diffsweep.sweep.plan import AXES
+from diffsweep.sweep.variants import AXES
 
 # What became of a variant.
 RENEWED, SAME, NEW, GONE, REDEFINED, BROKE, MENDED, NO_RESULT = (

@@ -1,7 +1,7 @@
 """What the pictures and the report are made from: one cell per model and target, read from plan, summary and tables."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -128,14 +128,9 @@ def why_missing(row: Row) -> str:
     return f"{row['status']}: {row.get('reason') or 'no reason given'}"
 
 
-def runs_of(cell: Cell, notes: Iterable[Mapping]) -> set[str]:
-    """The runs that the replicates, by their `notes`, and the images come from."""
-    documents = list(notes)
-    for row in cell.rows:
-        path = cell.folder / cell.model / cell.target / row["variant"] / "images.json"
-        if path.exists():
-            documents.append(json.loads(path.read_text(encoding="utf-8")))
-    return {document["run"] for document in documents if document.get("run")}
+def runs_of(cell: Cell) -> set[str]:
+    """The runs that the replicates and the images come from."""
+    return {run for row in cell.rows for run in (row["runs"] or "").split()}
 
 
 def notes_of(cell: Cell) -> Iterator[Mapping]:

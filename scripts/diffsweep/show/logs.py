@@ -25,6 +25,6 @@ def log_of(row: Mapping, results: Path) -> str:
 
 
 def artifact_of(row: Mapping) -> str:
-    """The artifact that a variant runs (sweep.plan.artifact_name, which needs more than the standard library)."""
+    """The artifact that a variant runs (sweep.variants.artifact_name, which needs more than the standard library)."""
     name = f"{row['engine']}-{row['precision']}"
     return f"{name}-compile-{row['target']}" if row.get("compile") in (True, "true") else name

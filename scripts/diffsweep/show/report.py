@@ -57,7 +57,7 @@ def page(sources: Sources) -> dict:
     plan = cells[0].plan
     notes = {(cell.model, cell.target): list(notes_of(cell)) for cell in cells}
     hosts = {key: next((note["host"] for note in found if note.get("host")), {}) for key, found in notes.items()}
-    runs = set().union(*(runs_of(cell, notes[cell.model, cell.target]) for cell in cells))
+    runs = set().union(*map(runs_of, cells))
     letters, pictures = inline_pictures(sources.pictures, sources.plots)
     shown = [cell_context(cell, sources, pictures) for cell in cells]
     one = len(cells) == 1

@@ -9,7 +9,8 @@ from functools import cache
 from operator import itemgetter
 
 from diffsweep.sweep.digests import data_digest
-from diffsweep.sweep.plan import ARTIFACT_AXES, AXES, UNSTATED, artifact_name, find_variant, read_prompts
+from diffsweep.sweep.plan import read_prompts
+from diffsweep.sweep.variants import ARTIFACT_AXES, AXES, UNSTATED, artifact_name, find_variant
 
 
 def axes_of(variant: Mapping) -> dict:
