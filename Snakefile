@@ -50,4 +50,5 @@ onstart:
 
 
 onsuccess:
+    end_run()
     show_summary()

@@ -448,6 +448,20 @@ def look_only_when_a_job_ends():
         workflow.scheduler.job_rate_limiter = None
 
 
+def end_run():
+    """Note when the run that measured has ended: a report that is made anew later tells the same wall time."""
+    noted = recorded_run()
+    if noted.get("run") == RUN:
+        write_json(sweep_path("run.json"), {**noted, "ended_unix_s": time.time()})
+
+
+def recorded_run():
+    try:
+        return read_json(sweep_path("run.json"))
+    except (FileNotFoundError, ValueError):
+        return {}
+
+
 def show_summary():
     if os.path.exists(sweep_path("summary.csv")):  # else only traces were asked for
         shell("python scripts/console.py --results {results:q}", results=sweep_path(""))

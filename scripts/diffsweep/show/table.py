@@ -13,7 +13,8 @@ from diffsweep.show.findings import Row, is_baseline, is_ok, signed
 
 @dataclass(frozen=True)
 class Column:
-    """One column. show: value -> text; key: the summary's column; interval: whether low and high stand below.
+    """One column. show: value -> text; key: the summary's column; interval: whether low and high stand below, and
+    no_interval what stands there without them.
 
     is_text: it holds words, not numbers; first: which way the first click sorts; why: row -> why a value is missing.
     cell: row -> the whole cell, for a column that is more than a value.
@@ -27,6 +28,7 @@ class Column:
     is_text: bool = False
     first: str = "ascending"
     why: Callable[[Row], str] = lambda row: "not measured"
+    no_interval: Callable[[Row], str] = lambda row: ""
     cell: "Callable[[Row], TableCell] | None" = None
 
 
@@ -73,6 +75,11 @@ def withheld(quantile: str) -> Callable[[Row], str]:
     return why
 
 
+def drifts(row: Row) -> str:
+    """Why a high quantile has no interval (stats.quantile_over_replicates)."""
+    return "no interval: drifts" if "latency drifts" in (row.get("warnings") or "") else ""
+
+
 def no_cost(row: Row) -> str:
     told = [w for w in (row.get("warnings") or "").split("; ") if w.startswith("no cost")]
     if told:
@@ -86,6 +93,12 @@ def not_compared(row: Row) -> str:
 
 def times(head: str, help_: str, key: str, **options) -> Column:
     return Column(head, help_, key, words.seconds, **options)
+
+
+def percentile(name: str) -> Column:
+    of_latency = f"{name.removeprefix('P')}th percentile of the end-to-end latency, with its 95 % interval"
+    key = f"latency_e2e_{name.lower()}_s"
+    return times(name, of_latency, key, interval=True, why=withheld(name), no_interval=drifts)
 
 
 def _verdict(row: Row) -> TableCell:
@@ -113,8 +126,8 @@ SPEEDUP = Column(
     first="descending",
 )
 P50 = times("P50", "median end-to-end latency with its 95 % interval", "latency_e2e_p50_s", interval=True)
-P95 = times("P95", "95th percentile of the end-to-end latency", "latency_e2e_p95_s", interval=True, why=withheld("P95"))
-P99 = times("P99", "99th percentile of the end-to-end latency", "latency_e2e_p99_s", interval=True, why=withheld("P99"))
+P95 = percentile("P95")
+P99 = percentile("P99")
 IMAGES = Column(
     "images",
     "are the images worse than the baseline's? CLIP score and FID in pairs, each against its margin",
@@ -164,7 +177,7 @@ MORE = (
         interval=True,
     ),
     times("sd", "standard deviation of the end-to-end latency", "latency_e2e_sd_s"),
-    times("P90", "90th percentile of the end-to-end latency", "latency_e2e_p90_s", interval=True, why=withheld("P90")),
+    percentile("P90"),
     P99,
     times("max", "slowest request", "latency_e2e_max_s"),
     times("sampling P50", "all denoising steps of a request", "latency_sampling_p50_s", interval=True),
@@ -263,4 +276,5 @@ def _cell(row: Row, column: Column) -> TableCell:
         return TableCell(str(value), kind=str(value).replace(" ", "-"), sort=str(value))
     text = column.show(value)
     between = words.interval(row.get(f"{column.key}_low"), row.get(f"{column.key}_high"), column.show, text)
-    return TableCell(text, between if column.interval else "", sort=repr(float(value)))
+    below = between or column.no_interval(row) if column.interval else ""
+    return TableCell(text, below, sort=repr(float(value)))
