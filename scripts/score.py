@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from diffsweep.engines.imports import uncollected
 from diffsweep.sweep.files import digest_file, read_json, write_json
 from diffsweep.sweep.options import add_spec_option, read_spec
 from diffsweep.sweep.outcomes import Outcome, outcome_of, run_program, run_supervised
@@ -80,7 +81,8 @@ def scoring_work(spec: Mapping, images: Mapping, baseline: Mapping | None, optio
         write_json(notes, known)
         screening.refuse(known, ours, theirs)
 
-        from diffsweep.quality import scoring
+        with uncollected():
+            from diffsweep.quality import scoring
 
         write_json(notes, known | scoring.score(spec, ours, theirs, options.out))
 

@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.text import Text
+from PIL import Image
 
 import synthetic
 from diffsweep.show import costs, figures, palette, pareto_plot, selection, sentences, style, words
@@ -520,6 +521,8 @@ def test_hundreds_of_variants_stay_readable(tmp_path):
     assert html.count("<tr") < 700  # not one per variant in each of seven tables
     pareto = (sweep / "plots/pareto-latency-fid.svg").read_text()
     assert "<image" in pareto and pareto.count('id="point:') < 60 and 'id="label:fp32"' in pareto
+    for name in ("latency", "speedup", "clocks", "throughput", "latency-throughput", "cost", "images"):
+        assert max(Image.open(sweep / f"plots/{name}.png").size) < 6000, name
     caption = next(p for p in index["pictures"] if p["name"] == "speedup")
     assert "40 of 211 variants are shown" in Page(html).text and caption["finding"]
     assert "40 of 211 variants are shown" in run("console.py", "--results", sweep)

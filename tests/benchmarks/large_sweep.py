@@ -148,7 +148,10 @@ def measure(folder: Path) -> list[Figure]:
 
 
 def finish(folder: Path, snakemake: tuple[str, ...]) -> None:
-    """Make Snakemake believe that the synthetic results are its own: the missing files, then its records by --touch."""
+    """Make Snakemake believe that the synthetic results are its own: the missing files, then its records by --touch.
+
+    All jobs at once: after each that ends alone, it would look through the thousands that wait.
+    """
     listed = cost_of(*snakemake, "--dry-run", "--summary", cwd=folder).output.splitlines()
     for line in listed:
         path = folder / line.split("\t")[0]
@@ -156,7 +159,8 @@ def finish(folder: Path, snakemake: tuple[str, ...]) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("{}")
     awake = "from snakemake.executors import touch; touch.Executor.SLEEPING_TIME = 0"  # it sleeps 0.1 s a job
-    arguments = [*snakemake[3:], "--touch", "--forceall", "--quiet", "all"]
+    at_once = ["--cores", "20000", "--set-threads", *(f"{rule}=1" for rule in ("convert", "benchmark", "images"))]
+    arguments = [*snakemake[5:], *at_once, "--touch", "--forceall", "--quiet", "all", "--"]
     program = f"{awake}; from snakemake.cli import main; main({arguments!r})"
     cost_of(sys.executable, "-c", program, cwd=folder)
 

@@ -251,7 +251,7 @@ RUNS = ("rate_per_s", "latency_p95_s", "is_within")
 
 def _curves(cell: Cell) -> Picture:
     curves = []
-    for row in cell.rows:
+    for row in few(cell.rows):
         name = row["variant"] if is_ok(row) else None
         levels = cell.levels[cell.levels["variant"] == name].sort_values("clients")
         levels = levels[levels["images_per_s"].notna()] if len(levels) else levels
@@ -269,7 +269,7 @@ def _curves(cell: Cell) -> Picture:
             )
         )
     subtitle = f"{cell.name}: what a request waits for at each load, from few clients to many"
-    frame = _frame(cell, sentences.curves(cell.rows), subtitle)
+    frame = _frame(cell, sentences.curves(cell.rows), subtitle, note(cell.rows))
     alt = f"Small line plots: latency against images per second, of {words.count(len(curves), 'variant')}."
     return Picture("latency-throughput", "load", curve_plot.draw(curves, frame), frame, alt)
 
