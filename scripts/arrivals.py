@@ -1,9 +1,9 @@
 """Find the highest Poisson rate that one variant's server takes with P95 within the objective and few errors.
 
 Writes arrivals.jsonl and arrivals.json into the folder --out. The objective is protocol.objective_s; without it, a
-multiple of the baseline's unloaded latency, the same for all variants, from the baseline's own latency.jsonl files
-(--unloaded). A server that fails, or the time limit, ends in an outcome "failed" with its reason, with the records
-until then.
+multiple of the baseline's unloaded latency, the same for all variants, from the latency.jsonl beside each of the
+baseline's own replicate.json (--unloaded). A server that fails, or the time limit, ends in an outcome "failed" with its
+reason, with the records until then.
 """
 
 import argparse
@@ -66,7 +66,7 @@ def main() -> None:
 def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     job.add_options(parser)
-    text = "the baseline's latency.jsonl files; needed without protocol.objective_s"
+    text = "the baseline's replicate.json files; needed without protocol.objective_s"
     parser.add_argument("--unloaded", nargs="*", default=[], type=Path, help=text)
     return parser.parse_args()
 
@@ -85,7 +85,7 @@ def objective_of(spec: Mapping, unloaded: Sequence[Path]) -> float | None:
     given = spec["protocol"].get("objective_s")
     if given is not None:
         return given
-    records = [r for path in unloaded for r in read_latency(path)]
+    records = [r for path in unloaded for r in read_latency(path.with_name("latency.jsonl"))]
     times = [r.e2e_s for r in records if r.role == "variant" and not r.warmup and r.status == "ok"]
     return float(f"{spec['arrivals']['objective_multiple'] * statistics.median(times):.3g}") if times else None
 

@@ -33,6 +33,8 @@ def main() -> None:
     except (OSError, ValueError, KeyError, TypeError) as error:
         sys.exit(f"score: {type(error).__name__}: {error}")
     options.out.mkdir(parents=True, exist_ok=True)
+    for name in TABLES:  # of an earlier run
+        (options.out / name).unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(prefix="diffsweep-") as scratch:
         notes = Path(scratch) / "quality.json"
         if made.ok:

@@ -152,7 +152,7 @@ def test_every_job_of_the_profile_asks_for_its_partition(folder):
     asked = dict(job.findall(done.stdout))
     assert "slurm_partition=beta" in asked["artifacts/reference/torch-fp32-compile-gpu-b/manifest.json"]
     assert "slurm_partition=alpha" in asked["artifacts/reference/torch-fp32/manifest.json"]
-    measuring = asked["smoke/reference/gpu-b/compiled/replicate-1/latency.jsonl"]
+    measuring = asked["smoke/reference/gpu-b/compiled/replicate-1/replicate.json"]
     assert all(word in measuring for word in ("slurm_partition=beta", "--exclusive", "gpu=1", "gpu_model=h100"))
     assert "slurm_partition=alpha" in asked["smoke/reference/cpu-a/compiled/quality.json"]
     assert "slurm_partition" not in asked["smoke/summary.csv"]  # on the machine that submits

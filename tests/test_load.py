@@ -422,7 +422,7 @@ def test_without_an_objective_it_is_a_multiple_of_the_baselines_latency(tmp_path
     measured = Job(tmp_path / "baseline", spec_of({"service_s": [0.01]}, {"service_s": [0.05]}))
     measured.run()
     own = [r.e2e_s for r in measured.latency if r.role == "variant" and not r.warmup]
-    job = SearchJob(tmp_path / "search", search_spec({}, objective_s=None, runs=1), measured.out / "latency.jsonl")
+    job = SearchJob(tmp_path / "search", search_spec({}, objective_s=None, runs=1), measured.out / "replicate.json")
     job.run()
     assert job.notes["objective_s"] == pytest.approx(3 * np.median(own), rel=0.01)
     assert job.notes["ended"] == "the search did not settle within 1 runs"

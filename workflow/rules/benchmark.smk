@@ -2,8 +2,10 @@
 # makes  <variant>/replicate-<r>/latency.jsonl   requests to both, in blocks A B B A
 #        <variant>/replicate-<r>/capacity.jsonl  closed-loop load on the variant
 #        <variant>/replicate-<r>/resources.jsonl memory, GPU, energy: samples beside both
-#        <variant>/replicate-<r>/replicate.json  how it ended, the host, the servers
+#        <variant>/replicate-<r>/replicate.json  how it ended, the host, the servers; the records by their digests
 #
+# The document is written last, and is all that Snakemake is told of: with the records it would read and compare three
+# times as many files of a large sweep. scripts/verify checks those.
 # One job is one replicate: fresh servers. It takes all cores, so that nothing else of this workflow runs beside it.
 
 
@@ -13,9 +15,6 @@ rule benchmark:
         baseline=baseline_manifest,
         environments=paired_environments,
     output:
-        latency=cell_path("replicate-{replicate}/latency.jsonl"),
-        capacity=cell_path("replicate-{replicate}/capacity.jsonl"),
-        resources=cell_path("replicate-{replicate}/resources.jsonl"),
         replicate=cell_path("replicate-{replicate}/replicate.json"),
     log:
         cell_path("replicate-{replicate}/benchmark.log"),

@@ -294,7 +294,7 @@ def unloaded_latencies(wildcards):
     """Where the objective comes from when the config gives none: the same for all variants."""
     if "objective_s" in PLAN["protocol"]:
         return []
-    path = cell_path("replicate-{replicate}/latency.jsonl")
+    path = cell_path("replicate-{replicate}/replicate.json")
     names = {"model": wildcards.model, "target": wildcards.target, "variant": BASELINE}
     return expand(path, **names, replicate=replicates_of(PLAN, BASELINE))
 

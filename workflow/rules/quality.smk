@@ -1,6 +1,6 @@
 # takes  the artifact of a variant
 # makes  <variant>/images.json, images/*.png                   images of the prompt suite, same latents for all variants
-#        <variant>/quality.json, scores.parquet, features.npy  their scores
+#        <variant>/quality.json, scores.parquet, features.npy  their scores; written last, quality.json digests the others
 
 
 rule images:
@@ -34,8 +34,6 @@ rule score:
         environment=receipt("scoring"),
     output:
         quality=cell_path("quality.json"),
-        scores=cell_path("scores.parquet"),
-        features=cell_path("features.npy"),
     log:
         cell_path("score.log"),
     resources:

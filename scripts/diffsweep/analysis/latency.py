@@ -67,7 +67,7 @@ def figures(replicates: Sequence[Records], kind: str) -> dict[str, Estimate | fl
         "mean": stats.replicate_interval([float(np.mean(group)) for group in groups]),
         "sd": stats.mean_and_deviation(everything)[1],
         "max": max(everything),
-        **{name: stats.quantile_over_replicates(groups, q) for name, q in QUANTILES.items()},
+        **dict(zip(QUANTILES, stats.quantiles_over_replicates(groups, list(QUANTILES.values())), strict=True)),
     }
 
 

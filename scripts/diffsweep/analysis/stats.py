@@ -57,7 +57,16 @@ class Estimate:
 
 def quantile(values: Sequence[float], q: float) -> float:
     """The `q` quantile, interpolated linearly (Hyndman and Fan 1996, type 7: the default of NumPy and R)."""
-    return float(np.quantile(np.asarray(values, float), q))
+    ordered = np.sort(np.asarray(values, float))
+    return at_rank(ordered, 1 + (len(ordered) - 1) * q)
+
+
+def at_rank(ordered: np.ndarray, rank: float) -> float:
+    """What stands at `rank` (from 1) of a sorted sample, interpolated linearly between two whole ranks. (np.quantile
+    takes ten times as long, and a large sweep asks for hundreds of thousands.)"""
+    below = min(int(rank), len(ordered) - 1) if len(ordered) > 1 else 1
+    low, high = float(ordered[below - 1]), float(ordered[min(below, len(ordered) - 1)])
+    return low + (high - low) * (rank - below)
 
 
 def binomial_quantile(share: float, n: int, q: float) -> int:
@@ -89,17 +98,28 @@ def minimum_sample(q: float, confidence: float = CONFIDENCE) -> int:
 
 def quantile_estimate(values: Sequence[float], q: float, confidence: float = CONFIDENCE) -> Estimate | None:
     """The `q` quantile with its interval; None below the minimum sample: a lucky P99 is not reported."""
-    ranks = quantile_ranks(len(values), q, confidence)
+    return _of_sorted(np.sort(np.asarray(values, float)), q, confidence)
+
+
+def _of_sorted(ordered: np.ndarray, q: float, confidence: float) -> Estimate | None:
+    ranks = quantile_ranks(len(ordered), q, confidence)
     if ranks is None:
         return None
-    ordered = np.sort(np.asarray(values, float))
-    return Estimate(quantile(ordered, q), float(ordered[ranks[0] - 1]), float(ordered[ranks[1] - 1]))
+    value = at_rank(ordered, 1 + (len(ordered) - 1) * q)
+    return Estimate(value, float(ordered[ranks[0] - 1]), float(ordered[ranks[1] - 1]))
 
 
 def quantile_over_replicates(
     replicates: Sequence[Sequence[float]], q: float, confidence: float = CONFIDENCE
 ) -> Estimate | None:
-    """The `q` quantile of all requests, with an interval that holds for other starts of the servers too.
+    """`quantiles_over_replicates` of one q."""
+    return quantiles_over_replicates(replicates, [q], confidence)[0]
+
+
+def quantiles_over_replicates(
+    replicates: Sequence[Sequence[float]], qs: Sequence[float], confidence: float = CONFIDENCE
+) -> list[Estimate | None]:
+    """The quantiles of all requests, with intervals that hold for other starts of the servers too.
 
     The error of the order statistics (`quantile_estimate`), widened by what replicates differ, in two ways of which
     the wider counts: by their level (`_widened_by_level`), and by the share of their requests below the quantile
@@ -112,42 +132,55 @@ def quantile_over_replicates(
     hold P95 in 78 % of such simulations: tests/benchmarks/interval_coverage.py.)
     """
     groups = [np.log(np.asarray(times, float)) for times in replicates if len(times)]
-    one_sample = quantile_estimate(np.concatenate(groups), q, confidence) if groups else None
-    if one_sample is None:
-        return None
-    if q > 0.5 and drift_share(groups) > DRIFT_LIMIT:
-        return exponential(Estimate(one_sample.value))
-    if len(groups) < 2:
-        return exponential(one_sample)
-    by_level, by_share = _widened_by_level(one_sample, groups, confidence), _widened_by_share(groups, q, confidence)
-    if by_share is None:
-        return exponential(by_level)
-    low, high = min(by_level.low, by_share.low), max(by_level.high, by_share.high)
-    return exponential(Estimate(one_sample.value, low, high))
+    if not groups:
+        return [None] * len(qs)
+    ordered = np.sort(np.concatenate(groups))
+    drifts = drift_share(groups) > DRIFT_LIMIT
+    error = level_error(groups, confidence) if len(groups) > 1 else 0.0
+    found: list[Estimate | None] = []
+    for q in qs:
+        estimate = _of_sorted(ordered, q, confidence)
+        if estimate is not None and q > 0.5 and drifts:
+            estimate = Estimate(estimate.value)
+        elif estimate is not None and len(groups) > 1:
+            by_share = _widened_by_share(ordered, groups, q, confidence)
+            estimate = _wider(_widened_by_level(estimate, error), by_share)
+        found.append(None if estimate is None else exponential(estimate))
+    return found
 
 
-def _widened_by_level(one_sample: Estimate, groups: Sequence[np.ndarray], confidence: float) -> Estimate:
-    """The order statistics' error and that of the replicates' level, by which their means differ more than their
-    requests' noise explains, put together by MOVER (Zou and Donner 2008, Statistics in Medicine 27)."""
-    half = student_quantile(confidence, len(groups) - 1) * math.sqrt(excess_variance(groups) / len(groups))
-    low = one_sample.value - math.hypot(one_sample.value - one_sample.low, half)
-    high = one_sample.value + math.hypot(one_sample.high - one_sample.value, half)
+def _wider(one: Estimate, other: Estimate | None) -> Estimate:
+    return one if other is None else Estimate(one.value, min(one.low, other.low), max(one.high, other.high))
+
+
+def level_error(groups: Sequence[np.ndarray], confidence: float) -> float:
+    """Half the width of an interval of the groups' common level: by how much their means differ more than the noise
+    within explains, with Student's t on R - 1 degrees of freedom."""
+    return student_quantile(confidence, len(groups) - 1) * math.sqrt(excess_variance(groups) / len(groups))
+
+
+def _widened_by_level(one_sample: Estimate, error: float) -> Estimate:
+    """The order statistics' error and that of the replicates' level, put together by MOVER (Zou and Donner 2008,
+    Statistics in Medicine 27)."""
+    low = one_sample.value - math.hypot(one_sample.value - one_sample.low, error)
+    high = one_sample.value + math.hypot(one_sample.high - one_sample.value, error)
     return Estimate(one_sample.value, low, high)
 
 
-def _widened_by_share(groups: Sequence[np.ndarray], q: float, confidence: float) -> Estimate | None:
+def _widened_by_share(
+    ordered: np.ndarray, groups: Sequence[np.ndarray], q: float, confidence: float
+) -> Estimate | None:
     """The same on the scale of shares: how much the replicates' shares below the quantile differ, turned into times by
     the sample's own quantiles (Woodruff 1952, JASA 47). None where that reaches beyond the sample."""
-    ordered = np.sort(np.concatenate(groups))
-    n, value = len(ordered), quantile(ordered, q)
-    below = [np.where(group < value, 1.0, 0.5 * (group == value)) for group in groups]
-    half = student_quantile(confidence, len(groups) - 1) * math.sqrt(excess_variance(below) / len(groups))
+    n = len(ordered)
+    value = at_rank(ordered, 1 + (n - 1) * q)
+    error = level_error([np.where(group < value, 1.0, 0.5 * (group == value)) for group in groups], confidence)
     low_rank, high_rank = quantile_ranks(n, q, confidence)
-    low = q - math.hypot(q - (low_rank - 0.5) / n, half)
-    high = q + math.hypot((high_rank - 0.5) / n - q, half)
-    if low < 0.5 / n or high > 1 - 0.5 / n:
+    low = n * q - math.hypot(n * q - low_rank + 0.5, n * error) + 0.5
+    high = n * q + math.hypot(high_rank - 0.5 - n * q, n * error) + 0.5
+    if low < 1 or high > n:
         return None
-    return Estimate(value, *(float(x) for x in np.quantile(ordered, [low, high], method="hazen")))
+    return Estimate(value, at_rank(ordered, low), at_rank(ordered, high))
 
 
 def drift_share(groups: Sequence[np.ndarray]) -> float:
