@@ -76,7 +76,7 @@ def test_quantile_interval_covers_what_it_says():
 
 @pytest.mark.parametrize("name", simulation.MACHINES)
 def test_quantiles_of_replicates_are_seldom_told_wrong(name):
-    """93 to 99 % of the intervals hold the truth; where latencies drift, hardly one of a high quantile is told."""
+    """Intervals that are told hold the truth; where latencies drift, hardly one of a high quantile is told."""
     machine, rng = simulation.MACHINES[name], np.random.default_rng(8)
     simulated = simulation.latencies(machine, rng, simulations=1000)
     for q in (0.5, 0.9, 0.95):

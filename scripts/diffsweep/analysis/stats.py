@@ -23,7 +23,7 @@ SPREAD_LOUD_WARNING = 0.25
 OUTLIER_SCORE = 14.826
 FASTEST_SHARE = 0.25
 # Of latencies that neighbours share more of than this, no interval of a high quantile is told: one that is told is
-# then wrong in at most 5 % of all simulations, drifting machines included.
+# then wrong in at most 6 % of all simulations of every machine there (tests/benchmarks/interval_coverage.py).
 DRIFT_LIMIT = 0.4
 # Speed-ups of so many replicates are trimmed; of fewer, trimming would cost more degrees of freedom than it gains.
 TRIMMED_FROM = 10

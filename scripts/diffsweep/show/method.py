@@ -59,10 +59,10 @@ def _latency(plan: Mapping) -> str:
         Every variant was asked in turns with the baseline {plan["baseline"]}, in blocks A B B A of
         {words.count(p["block"], "request")}, with the same prompts and seeds on both sides: {replicates} ×
         {p["requests"]} = {total} measured requests a variant, {p["distinct_prompts"]} prompts; the baseline against
-        itself in {words.count(aa, "replicate")}. A replicate is a fresh start of the servers, on which variants that
-        differ only in what a request carries (steps, scheduler, guidance) take turns; the first {p["warmup"]} requests
-        of each to either side are warm-up and are not counted. Jobs had the machine to themselves. End to end is the
-        client's time from sending to the last byte.
+        itself in {words.count(aa, "replicate")}. A replicate is a fresh start of the servers; on one machine (not on a
+        cluster), variants that differ only in what a request carries (steps, scheduler, guidance) take turns on them;
+        the first {p["warmup"]} requests of each to either side are warm-up and are not counted.
+        Jobs had the machine to themselves. End to end is the client's time from sending to the last byte.
     """)
 
 
