@@ -24,6 +24,7 @@ if not workflow.configfiles:
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/params.smk"
 include: "workflow/rules/cluster.smk"
 include: "workflow/rules/environments.smk"
 include: "workflow/rules/convert.smk"
@@ -34,6 +35,7 @@ include: "workflow/rules/traces.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/calibration.smk"
 include: "workflow/rules/bundle.smk"
+include: "workflow/rules/run.smk"
 
 
 rule all:

@@ -2,7 +2,7 @@
 
 Writes latency.jsonl, capacity.jsonl, resources.jsonl and replicate.json into the folder --out. A server that crashes,
 hangs or runs out of memory, or the time limit, ends in an outcome "failed" with its reason, with the records measured
-until then. Variants whose jobs wait for the same servers are measured with it (diffsweep/measure/sharing.py).
+until then. Variants whose jobs wait for the same servers are measured with it (diffsweep/sweep/sharing.py).
 """
 
 import argparse
@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 from diffsweep.measure import job
@@ -18,11 +19,11 @@ from diffsweep.measure.keeper import Keeper
 from diffsweep.measure.pairing import Prompt, plan_requests
 from diffsweep.measure.replicate import Turn, measure
 from diffsweep.measure.servers import Launch, build_environments
-from diffsweep.measure.sharing import DOCUMENT, FOLDER, Shared
 from diffsweep.sweep.files import digest_file
 from diffsweep.sweep.options import read_spec
 from diffsweep.sweep.outcomes import Outcome
 from diffsweep.sweep.runs import current_run
+from diffsweep.sweep.sharing import FOLDER, STAGES, Shared
 
 STAGE = "benchmark"
 RECORDS = ("latency", "capacity", "resources")  # the files of records, as journal.Files names them
@@ -40,7 +41,7 @@ def main() -> None:
             "baseline": digest_file(options.baseline_artifact / job.MANIFEST),
             "prompts": spec["prompts"]["digest"],
         }
-        shared = Shared(spec, options.out, options.shared)
+        shared = Shared(STAGE, spec, options.out, options.shared)
         if refused is None and shared.take(inputs):
             print(f"{spec['variant']['name']} replicate {spec['replicate']}: measured before, on shared servers")
             return
@@ -53,7 +54,7 @@ def main() -> None:
         if refused is not None:
             ours.finish(refused, {})
             return
-        others = [Part(told, folder, inputs, keeper) for folder, told in shared.others()]
+        others = [Part(other.spec, shared.aside(other), inputs, keeper) for other in shared.others()]
         outcome, times = supervise(in_turn([ours, *others]), prompts, keeper, options)
         if others and not outcome.ok:
             print(f"{outcome.reason}; measuring {ours.known['variant']} alone", flush=True)
@@ -81,7 +82,9 @@ class Part:
         return Turn(self.spec, plan_requests(prompts, replicate=self.spec["replicate"], **counts), self.files)
 
     def finish(self, outcome: Outcome, times: Mapping) -> None:
-        job.finish(self._out / DOCUMENT, outcome, {**self.known, **times}, self.files.notes, self._growing)
+        outcome = replace(outcome, attempt=self.spec["attempt"])
+        document = self._out / STAGES[STAGE].document
+        job.finish(document, outcome, {**self.known, **times}, self.files.notes, self._growing)
 
 
 def in_turn(parts: Sequence[Part]) -> list[Part]:

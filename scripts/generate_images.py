@@ -9,14 +9,16 @@ time; the latents are drawn image by image. The PNGs lie in images/ beside the m
 
 When more images are asked for, those that are there are kept, in whole batches: the same images in a smaller batch
 would be rounded differently. images.made.json says what they were made with; should that differ, all are made anew.
+Variants whose jobs wait for the same pipeline get theirs from it too (diffsweep/sweep/sharing.py).
 """
 
 import argparse
 import hashlib
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,8 @@ from diffsweep.sweep.files import atomic_folder, digest_file, read_json, write_j
 from diffsweep.sweep.options import add_spec_option, read_spec
 from diffsweep.sweep.outcomes import Outcome, handed_on, run_program, run_supervised
 from diffsweep.sweep.runs import current_run
+from diffsweep.sweep.sharing import FOLDER as FOLDER_OF_SHARED
+from diffsweep.sweep.sharing import STAGES, Shared
 
 STAGE = "images"
 FOLDER = "images"
@@ -36,23 +40,32 @@ PROGRESS_S = 3.0
 
 def main() -> None:
     options = parse_options()
-    spec, attempt = options.spec, options.spec.get("attempt", 0)
-    earlier = read_earlier(options.out.parent, origin(spec, options.artifact, options.code))
-    with atomic_folder(options.out.parent / FOLDER) as folder:
-        outcome = handed_on(read_json(options.artifact / "manifest.json"), "convert", STAGE, attempt) or run_supervised(
-            lambda: make(spec, options.artifact, folder, earlier),
-            stage=STAGE,
-            timeout_s=spec.get("timeout_s", 7200),
-            attempt=attempt,
-        )
-        facts = read_json(folder / FACTS) if outcome.ok else {}
-        for path in [folder / FACTS] if outcome.ok else list(folder.iterdir()):
-            path.unlink()
-        if outcome.ok and earlier.origin:
-            write_json(options.out.parent / MADE, {"origin": earlier.origin, "images": facts["images"]})
-    document = {**manifest(spec, outcome, facts), "run": current_run()}
-    write_json(options.out, {**document, "inputs": {"artifact": digest_file(options.artifact / "manifest.json")}})
-    say(f"{spec['variant']['name']}: {outcome.status}" + (f": {outcome.reason}" if outcome.reason else ""))
+    spec, folder, made = options.spec, options.out.parent, read_json(options.artifact / "manifest.json")
+    inputs = {"artifact": digest_file(options.artifact / "manifest.json")}
+
+    def part(spec: Mapping, out: Path, earlier: Path) -> Part:
+        return Part(spec, out, read_earlier(earlier, origin(spec, options.artifact, options.code)))
+
+    ours = part(spec, folder, folder)
+    refused = handed_on(made, "convert", STAGE, ours.attempt)
+    if refused is not None:
+        with atomic_folder(folder / FOLDER):
+            pass  # none of an earlier run stays beside a manifest that knows of none
+        ours.finish(refused, {}, inputs)
+        return
+    shared = Shared(STAGE, spec, folder, options.shared)
+    if shared.take(inputs):
+        say(f"{ours.name}: made before, by a pipeline that was loaded once for several variants")
+        return
+    others = [part(job.spec, shared.aside(job), Path(job.folder)) for job in shared.others()]
+    outcome, facts = supervise([*others, ours], options.artifact)
+    if others and not outcome.ok:
+        say(f"{outcome.reason}; making those of {ours.name} alone")
+        shared.give_up()
+        others = []
+        outcome, facts = supervise([ours], options.artifact)
+    for finished, found in zip([*others, ours], facts, strict=True):
+        finished.finish(outcome, found, inputs)
 
 
 def parse_options() -> argparse.Namespace:
@@ -61,6 +74,8 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--artifact", required=True, type=Path, help="the artifact's folder")
     parser.add_argument("--out", required=True, type=Path, help="images.json; the PNGs go to images/ beside it")
     parser.add_argument("--code", help="digest of the code that makes images; without it none are kept")
+    text = f"where it is noted which jobs share a pipeline (default: {FOLDER_OF_SHARED})"
+    parser.add_argument("--shared", type=Path, default=FOLDER_OF_SHARED, help=text)
     options = parser.parse_args()
     options.spec = read_spec("generate_images", options.spec)
     return options
@@ -70,7 +85,53 @@ def say(text: str) -> None:
     print(f"images: {text}", flush=True)
 
 
-def manifest(spec: dict, outcome: Outcome, facts: dict) -> dict:
+@dataclass(frozen=True)
+class Part:
+    """The images of one variant: what it is told, the folder for its results, and the images that may be kept."""
+
+    spec: Mapping
+    out: Path
+    earlier: "Earlier"
+
+    @property
+    def name(self) -> str:
+        return self.spec["variant"]["name"]
+
+    @property
+    def attempt(self) -> int:
+        return self.spec.get("attempt", 0)
+
+    def finish(self, outcome: Outcome, facts: Mapping, inputs: Mapping) -> None:
+        """Write the manifest, now that the images lie in their place."""
+        outcome = replace(outcome, attempt=self.attempt)
+        if outcome.ok and self.earlier.origin:
+            write_json(self.out / MADE, {"origin": self.earlier.origin, "images": facts["images"]})
+        document = {**manifest(self.spec, outcome, facts), "run": current_run(), "inputs": inputs}
+        write_json(self.out / STAGES[STAGE].document, document)
+        say(f"{self.name}: {outcome.status}" + (f": {outcome.reason}" if outcome.reason else ""))
+
+
+def supervise(parts: Sequence[Part], artifact: Path) -> tuple[Outcome, list[dict]]:
+    """Make the images of all parts, by one pipeline in a child that may die: how that ended, and the facts of each."""
+    with ExitStack() as stack:
+        folders = [stack.enter_context(atomic_folder(part.out / FOLDER)) for part in parts]
+        outcome = run_supervised(
+            lambda: make(parts, folders, artifact),
+            stage=STAGE,
+            timeout_s=sum(part.spec.get("timeout_s", 7200) for part in parts),
+        )
+        return outcome, [take_facts(folder, outcome) for folder in folders]
+
+
+def take_facts(folder: Path, outcome: Outcome) -> dict:
+    """What the child has noted of the images in `folder`, where only the images stay; none when it did not end well."""
+    facts = read_json(folder / FACTS) if outcome.ok else {}
+    for path in [folder / FACTS] if outcome.ok else list(folder.iterdir()):
+        path.unlink()
+    return facts
+
+
+def manifest(spec: Mapping, outcome: Outcome, facts: Mapping) -> dict:
     return {
         "schema": 1,
         "model": spec["model"]["name"],
@@ -130,28 +191,30 @@ def read_earlier(folder: Path, origin: str | None) -> Earlier:
 # --- in the child, where the heavy imports are -----------------------------------------------------------------------
 
 
-def make(spec: dict, artifact: Path, folder: Path, earlier: Earlier) -> None:
-    """Fill `folder` with the PNGs and the facts about them."""
+def make(parts: Sequence[Part], folders: Sequence[Path], artifact: Path) -> None:
+    """Fill the folder of each part with its PNGs and the facts about them."""
     from diffsweep.engines import load_engine
     from diffsweep.engines.manifests import peak_memory_bytes, versions
     from diffsweep.engines.prompts import read_suite
     from diffsweep.engines.sources import source_of
 
-    started = time.perf_counter()
-    suite = read_suite(spec["suite"]["path"])
-    pipeline = load_engine(spec["artifact"]["engine"]).load(source_of(spec["model"]), artifact, spec["artifact"])
+    started, first = time.perf_counter(), parts[0].spec  # variant and attempt apart, all are told the same
+    suite = read_suite(first["suite"]["path"])
+    pipeline = load_engine(first["artifact"]["engine"]).load(source_of(first["model"]), artifact, first["artifact"])
     loaded = time.perf_counter()
-    images = list(make_images(pipeline, spec, suite["prompts"], folder, earlier))
-    facts = {
-        "suite": {"name": suite["name"]},
-        "images": [entry for entry, _ in images],
-        "kept": sum(kept for _, kept in images),
-        "seconds": time.perf_counter() - loaded,
-        "load_s": loaded - started,
-        "peak_memory_bytes": peak_memory_bytes(),
-        "versions": versions(),
-    }
-    write_json(folder / FACTS, facts)
+    for part, folder in zip(parts, folders, strict=True):
+        began = time.perf_counter()
+        images = list(make_images(pipeline, part.spec, suite["prompts"], folder, part.earlier))
+        facts = {
+            "suite": {"name": suite["name"]},
+            "images": [entry for entry, _ in images],
+            "kept": sum(kept for _, kept in images),
+            "seconds": time.perf_counter() - began,
+            "load_s": loaded - started,
+            "peak_memory_bytes": peak_memory_bytes(),
+            "versions": versions(),
+        }
+        write_json(folder / FACTS, facts)
 
 
 def make_images(

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from conftest import wait_for
-from diffsweep.measure import pairing, records, sharing
+from diffsweep.measure import pairing, records
+from diffsweep.sweep import sharing
 
 PROJECT = Path(__file__).resolve().parents[1]
 BENCHMARK = PROJECT / "scripts" / "benchmark.py"
@@ -295,6 +296,7 @@ def samplers(folder, names=("a", "b", "c"), **behaviour):
     for steps, name in enumerate(names, start=2):
         spec = spec_of({"processes": str(processes), **behaviour}, {"processes": str(processes)})
         spec["variant"] = {**spec["variant"], "name": name, "steps": steps}
+        spec["attempt"] = steps - 2
         jobs[name] = Job(folder, spec, name=f"{name}/replicate-1")
         jobs[name].spec = spec
     note(folder, jobs)
@@ -304,8 +306,8 @@ def samplers(folder, names=("a", "b", "c"), **behaviour):
 def note(folder, jobs, code="code"):
     limits = sharing.LIMITS
     told = {name: {k: v for k, v in job.spec.items() if k not in limits} for name, job in jobs.items()}
-    noted = [sharing.job_of(spec, str(jobs[name].out), [code]) for name, spec in told.items()]
-    sharing.note_jobs(noted, folder / "shared")
+    noted = [sharing.job_of("benchmark", spec, str(jobs[name].out), [code]) for name, spec in told.items()]
+    sharing.note_jobs("benchmark", noted, folder / "shared")
 
 
 def test_the_first_job_measures_all_that_need_its_servers(tmp_path):
@@ -319,16 +321,18 @@ def test_the_first_job_measures_all_that_need_its_servers(tmp_path):
     found = {name: job.replicate for name, job in jobs.items()}
     for steps, (name, job) in enumerate(jobs.items(), start=2):
         assert job.outcome["status"] == "ok" and found[name]["variant"] == name
+        assert job.outcome["attempt"] == job.spec["attempt"]
         assert found[name]["turns"] == ["a", "b", "c"]
         ours = [r for r in job.latency if r.role == "variant"]
         assert {r.variant for r in job.latency + job.capacity} == {name}
-        assert len(ours) == 6 and all(len(r.step_s) == steps for r in ours)
+        assert sum(r.warmup for r in ours) == found[name]["warmup"] == (2 if name == "a" else 1)  # on warm servers one
+        assert sum(not r.warmup for r in ours) == 4 and all(len(r.step_s) == steps for r in ours)
         assert {level["level"] for level in found[name]["levels"]} == {1, 2} == {r.level for r in job.capacity}
         assert found[name]["servers"].keys() == {"variant", "baseline"}
     assert "start" in found["a"]["seconds"] and "start" not in found["b"]["seconds"]
     spans = [(found[name]["started_unix_s"], found[name]["ended_unix_s"]) for name in "abc"]
     assert all(before[1] <= after[0] for before, after in zip(spans, spans[1:], strict=False))
-    assert not list((tmp_path / "shared" / "measured").iterdir())
+    assert not list((tmp_path / "shared" / "benchmark" / "done").iterdir())
 
 
 def test_a_server_that_one_variant_brings_down_costs_the_others_nothing(tmp_path):
@@ -344,7 +348,7 @@ def test_what_was_put_aside_for_other_code_or_from_another_artifact_is_not_taken
     jobs, processes = samplers(tmp_path, names=("a", "b"))
     jobs["a"].run()
     note(tmp_path, {"b": jobs["b"]}, code="other code")
-    assert not list((tmp_path / "shared" / "measured").iterdir())
+    assert not list((tmp_path / "shared" / "benchmark" / "done").iterdir())
 
     note(tmp_path, jobs)
     jobs["a"].run()

@@ -14,6 +14,7 @@ from PIL import Image
 
 from diffsweep.engines import census, load_engine
 from diffsweep.engines.torch_trace import compute_dtype, innermost_compute
+from diffsweep.sweep import sharing
 
 PROJECT = Path(__file__).resolve().parents[1]
 HELPERS = PROJECT / "tests" / "engines"
@@ -190,9 +191,9 @@ def images_spec(spec, suite):
     return make
 
 
-def make_images(spec: dict, artifact: Path, out: Path) -> dict:
+def make_images(spec: dict, artifact: Path, out: Path, *options) -> dict:
     program = PROJECT / "scripts" / "generate_images.py"
-    run_in_torch(program, "--spec", json.dumps(spec), "--artifact", artifact, "--out", out / "images.json")
+    run_in_torch(program, "--spec", json.dumps(spec), "--artifact", artifact, "--out", out / "images.json", *options)
     return json.loads((out / "images.json").read_text())
 
 
@@ -214,6 +215,29 @@ def test_images_have_prompts_seeds_and_digests_whatever_the_batch(images_spec, b
         assert hashlib.sha256(path.read_bytes()).hexdigest() == four["sha256"] and four["finite"]
         difference = np.asarray(Image.open(path), int) - np.asarray(Image.open(tmp_path / "ones" / one["file"]), int)
         assert np.abs(difference).max() <= 2  # bf16 rounds differently in another batch
+
+
+def test_variants_of_one_artifact_have_their_images_from_one_pipeline(images_spec, bf16, tmp_path):
+    shared, specs = tmp_path / "shared", {}
+    for steps, name in ((2, "two"), (1, "one")):
+        variant = {"name": name, "scheduler": "ddim", "steps": steps, "guidance": 3.0}
+        specs[name] = images_spec(variant=variant, attempt=steps)
+    jobs = [sharing.job_of("images", spec, str(tmp_path / name), ["code"]) for name, spec in specs.items()]
+    sharing.note_jobs("images", jobs, shared)
+    (tmp_path / "one" / "images").mkdir(parents=True)  # of an earlier run
+    (tmp_path / "one" / "images" / "p009-9.png").write_bytes(b"")
+
+    two = make_images(specs["two"], bf16[0], tmp_path / "two", "--shared", shared)
+    assert not (tmp_path / "one" / "images.json").exists()  # Snakemake has not started it
+    one = make_images(specs["one"], bf16[0], tmp_path / "one", "--shared", shared)
+    assert one["load_s"] == two["load_s"]  # one pipeline
+    assert [document["outcome"]["attempt"] for document in (two, one)] == [2, 1]
+    assert not list((shared / "images" / "done").iterdir())
+
+    alone = make_images(specs["one"], bf16[0], tmp_path / "alone")
+    assert alone["load_s"] != one["load_s"] and alone["images"] == one["images"] != two["images"]
+    found = {path.name for path in (tmp_path / "one" / "images").iterdir()}
+    assert found == {Path(image["file"]).name for image in one["images"]}
 
 
 def test_images_of_a_failed_artifact_hand_its_reason_on(images_spec, tmp_path):

@@ -36,6 +36,8 @@ rule score:
         quality=cell_path("quality.json"),
     log:
         cell_path("score.log"),
+    # Last, several at a time: one after each variant's images would have the machine's other cores wait.
+    priority: -1
     resources:
         **on_cluster("score"),
     params:

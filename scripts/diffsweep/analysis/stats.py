@@ -10,6 +10,7 @@ Two kinds of interval, never mixed up:
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from scipy import special  # scipy.stats has the same functions, and takes a second longer to import
@@ -75,11 +76,13 @@ def binomial_quantile(share: float, n: int, q: float) -> int:
     return k - 1 if k > 0 and special.bdtr(k - 1, n, q) >= share else k
 
 
+@cache
 def student_quantile(confidence: float, freedom: float) -> float:
     """How many standard errors a two-sided interval spans to each side (Student's t)."""
     return float(special.stdtrit(freedom, (1 + confidence) / 2))
 
 
+@cache
 def quantile_ranks(n: int, q: float, confidence: float = CONFIDENCE) -> tuple[int, int] | None:
     """Ranks (from 1) of the two order statistics that enclose the `q` quantile; None when `n` is too small.
 

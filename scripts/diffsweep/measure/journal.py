@@ -79,11 +79,11 @@ class Replicate:
 
     def note_usage(self, watched: Mapping[str, Sequence[int]]) -> None:
         """Add each server's CPU time and memory since its start to what is known of it; `watched`: its processes."""
-        known = self.notes["servers"]
+        known = dict(self.notes["servers"])
         for name, processes in watched.items():
             memory = monitor.memory_bytes(processes)
             if memory["peak_memory_bytes"] is not None:  # else it has ended, and what was noted before stays
-                known[name] |= {"cpu_s": round(monitor.cpu_s(processes), 2), **memory}
+                known[name] = {**known[name], "cpu_s": round(monitor.cpu_s(processes), 2), **memory}
         self.note(servers=known)
 
 

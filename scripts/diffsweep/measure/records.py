@@ -7,6 +7,7 @@ later versions can add some.
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
+from functools import cache
 from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin
@@ -148,14 +149,20 @@ def valid(records: Sequence[LatencyRecord]) -> list[LatencyRecord]:
 
 
 def _read(path: Path | str, kind: type[Record]) -> Iterator[Record]:
-    checks = {field.name: _check_of(field.type) for field in fields(kind)}
-    defaults = {field.name: field.default for field in fields(kind) if field.default is not MISSING}
+    checks, defaults = _known_of(kind)
     with open(path, "rb") as handle:
         for number, line in enumerate(handle, start=1):
             try:
                 yield _parse(line, kind, checks, defaults)
             except ValueError as error:
                 raise CorruptRecords(f"{path}:{number}: {error}") from None
+
+
+@cache
+def _known_of(kind: type[Record]) -> tuple[dict, dict]:
+    """The check of each field of a record, and the values of those that may be missing."""
+    checks = {field.name: _check_of(field.type) for field in fields(kind)}
+    return checks, {field.name: field.default for field in fields(kind) if field.default is not MISSING}
 
 
 def _parse(line: bytes, kind: type[Record], checks: dict, defaults: dict) -> Record:

@@ -40,12 +40,12 @@ def measure(turns: Sequence[Turn], launches: Mapping[str, Launch], run: str, kee
     """
     nvml = gpu.open_nvml()
     sides: dict[str, Server] = {}
-    starts: dict[str, dict] = {}
+    starts: Mapping[str, Mapping] = {}
     try:
         for turn in turns:
             replicate = Replicate(turn.spec, identity(turn.spec, run), turn.files, keeper, nvml, sides)
             with _noted(replicate, turns, launches):
-                _measure_one(replicate, turn.requests, launches, starts, last=turn is turns[-1])
+                starts = _measure_one(replicate, turn.requests, launches, starts, last=turn is turns[-1])
     finally:
         _stop(replicate, *sides)
 
@@ -70,17 +70,26 @@ def _noted(replicate: Replicate, turns: Sequence[Turn], launches: Mapping) -> It
 
 
 def _measure_one(
-    replicate: Replicate, requests: Sequence[Planned], launches: Mapping, starts: dict[str, dict], *, last: bool
-) -> None:
-    """Start the servers, unless an earlier turn has; then warm-up, blocks, load. starts: what is known of each."""
+    replicate: Replicate,
+    requests: Sequence[Planned],
+    launches: Mapping,
+    starts: Mapping[str, Mapping],
+    *,
+    last: bool,
+) -> Mapping[str, Mapping]:
+    """Start the servers, unless an earlier turn has; then warm-up, blocks, load. Returns what is known of each start,
+    by the server's name, which is `starts` for the next turn."""
     with RecordWriter(replicate.files.latency) as latency, RecordWriter(replicate.files.capacity) as capacity:
-        if not starts:
-            _start(replicate, launches, requests, latency, starts)
-        else:
+        warm = bool(starts)
+        if warm:  # only what a variant's own settings need is new to the servers
             replicate.enter("warmup")
             _ask_first(replicate, replicate.servers, requests, latency)
-        replicate.note(servers={name: dict(known) for name, known in starts.items()})
-        _ask_other_warmups(replicate, requests, latency)
+            replicate.note(warmup=1)
+        else:
+            starts = _start(replicate, launches, requests, latency)
+        replicate.note(servers=starts)
+        if not warm:
+            _ask_other_warmups(replicate, requests, latency)
         watched = {server.name: server.processes for server in replicate.servers}
         with _sampled(replicate, watched) as samples:
             run_blocks(replicate, requests, latency, samples, watched)
@@ -90,6 +99,7 @@ def _measure_one(
     if last:
         replicate.enter("stop")
         _stop(replicate, *replicate.sides)
+    return starts
 
 
 @contextmanager
@@ -109,9 +119,10 @@ def _sampled(replicate: Replicate, watched: Mapping[str, Sequence[int]]) -> Iter
 
 
 def _start(
-    replicate: Replicate, launches: Mapping, requests: Sequence[Planned], latency: RecordWriter, starts: dict[str, dict]
-) -> None:
-    """Start the servers together; send each its first request as soon as it is ready."""
+    replicate: Replicate, launches: Mapping, requests: Sequence[Planned], latency: RecordWriter
+) -> dict[str, dict]:
+    """Start the servers together; send each its first request as soon as it is ready. Returns what is known of each
+    start, by the server's name."""
     replicate.enter("start")
     started: dict[int, Server] = {}
     for role in ROLES:
@@ -121,9 +132,9 @@ def _start(
         replicate.sides[role] = started[id(launch)]
     replicate.say(f"starting {len(started)} server{'s' * (len(started) > 1)}")
     first_s = _ask_first(replicate, servers.wait_until_ready(replicate.servers), requests, latency)
-    starts.update({server.name: _describe_start(server, first_s[server.name]) for server in replicate.servers})
     replicate.say("ready after " + ", ".join(f"{s.start_s:.1f} s ({s.name})" for s in replicate.servers))
     replicate.enter("warmup")
+    return {server.name: _describe_start(server, first_s[server.name]) for server in replicate.servers}
 
 
 def _ask_first(

@@ -1,0 +1,134 @@
+"""Variants that differ only in what a request carries (steps, scheduler, guidance) share the start of what runs them.
+
+Snakemake has a job for each replicate of each variant, and one for its images, so that a variant that is added or
+changed is the only one measured. Before the jobs run, the workflow notes which of them need the same servers, or the
+same loaded pipeline. The first of those jobs does the work of all of them, one after the other, and puts the others'
+results aside; each of the other jobs takes its own from there. A job that finds nothing of its own does it itself.
+
+Paths are relative to the folder that Snakemake works in. What is put aside is named by all that Snakemake looks at to
+decide whether a job is done again, so that what a killed run has left is either what the next one wants or nothing.
+"""
+
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import groupby
+from operator import attrgetter
+from pathlib import Path
+
+from diffsweep.sweep.digests import data_digest
+from diffsweep.sweep.files import read_json, write_json
+from diffsweep.sweep.options import resolve_threads
+
+FOLDER = Path(".snakemake/diffsweep/shared")
+LIMITS = ("timeout_s", "request_timeout_s")  # in what a job is told, not in what it is noted by
+
+
+def servers_of(spec: Mapping) -> str:
+    """A digest of what decides which servers a replicate needs, and how it is measured on them.
+
+    The baseline against itself needs two of its own, so it shares with nobody.
+    """
+    variant, baseline = spec["variant"], spec["baseline"]
+    return data_digest([_needed(spec), variant.get("batching"), variant["name"] == baseline["name"]])
+
+
+def pipeline_of(spec: Mapping) -> str:
+    """A digest of what decides which pipeline makes a variant's images, and which images those are."""
+    return data_digest(_needed(spec))
+
+
+def _needed(spec: Mapping) -> dict:
+    return {key: value for key, value in spec.items() if key not in ("variant", "attempt", *LIMITS)}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """needs: of a job's spec, a digest of what it can share; document: its output, which is written last."""
+
+    needs: Callable[[Mapping], str]
+    document: str
+
+
+STAGES = {"benchmark": Stage(servers_of, "replicate.json"), "images": Stage(pipeline_of, "images.json")}
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job that is going to run. folder: of its results; key: what those are put aside under; needs: what it can
+    share."""
+
+    variant: str
+    needs: str
+    key: str
+    folder: str
+    spec: Mapping
+
+
+def job_of(stage: str, spec: Mapping, folder: str, others: Sequence[str]) -> Job:
+    """others: what else makes Snakemake run the job again (the code's digest, its inputs)."""
+    spec = resolve_threads(spec)
+    needs = STAGES[stage].needs(spec)
+    return Job(spec["variant"]["name"], needs, data_digest([spec, folder, *others]), folder, spec)
+
+
+def note_jobs(stage: str, jobs: Iterable[Job], folder: Path = FOLDER) -> None:
+    """Note which of a stage's jobs in this run share something, and forget what was put aside for none of them."""
+    folder, document = folder / stage, STAGES[stage].document
+    jobs = sorted(jobs, key=attrgetter("needs", "variant"))
+    wanted, aside = {job.key for job in jobs}, set()
+    for path in (folder / "done").glob("*"):
+        if path.name in wanted and (path / document).exists():
+            aside.add(path.name)
+        else:
+            shutil.rmtree(path)
+    shutil.rmtree(folder / "jobs", ignore_errors=True)
+    for needs, members in groupby(jobs, key=attrgetter("needs")):
+        sharing = list(members)
+        if len(sharing) > 1 or sharing[0].key in aside:
+            write_json(folder / "jobs" / f"{needs}.json", [asdict(job) for job in sharing])
+
+
+class Shared:
+    """The jobs that share with the one of `stage` that is told `spec` and leaves its results in `out`."""
+
+    def __init__(self, stage: str, spec: Mapping, out: Path, folder: Path) -> None:
+        self._out, self._folder, self._document = out, folder / stage, STAGES[stage].document
+        self._noted = self._folder / "jobs" / f"{STAGES[stage].needs(spec)}.json"
+        self._limits = {key: spec[key] for key in LIMITS if key in spec}
+        jobs = [Job(**job) for job in read_json(self._noted)] if self._noted.exists() else []
+        told = {key: value for key, value in spec.items() if key not in LIMITS}
+        self._ours = next((job for job in jobs if Path(job.folder) == out and job.spec == told), None)
+        self._others = [job for job in jobs if self._ours is not None and job is not self._ours]
+
+    def others(self) -> list[Job]:
+        """Each other job that nobody has done yet, its spec with the limits that ours has."""
+        left = [job for job in self._others if not (self.aside(job) / self._document).exists()]
+        return [replace(job, spec={**job.spec, **self._limits}) for job in left]
+
+    def aside(self, job: Job) -> Path:
+        """The folder that the results of another job are put into."""
+        return self._folder / "done" / job.key
+
+    def take(self, inputs: Mapping) -> bool:
+        """Move what was put aside for this job to its place; False when there is nothing, or it was made from other
+        `inputs`."""
+        aside = self._ours and self.aside(self._ours)
+        if aside is None or not (aside / self._document).exists():
+            return False
+        fits = read_json(aside / self._document)["inputs"] == inputs
+        if fits:
+            self._out.mkdir(parents=True, exist_ok=True)
+            for path in sorted(aside.iterdir(), key=lambda path: path.name == self._document):  # the document last
+                if path.is_dir():  # else it would be moved into the one of an earlier run
+                    shutil.rmtree(self._out / path.name, ignore_errors=True)
+                shutil.move(path, self._out / path.name)  # results/ may lie on another disk
+        shutil.rmtree(aside)
+        return fits
+
+    def give_up(self) -> None:
+        """Let each of these jobs go alone from now on: one of them has brought down what they share."""
+        for job in self.others():
+            shutil.rmtree(self.aside(job), ignore_errors=True)
+        self._noted.unlink(missing_ok=True)
+        self._others = []

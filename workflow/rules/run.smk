@@ -1,0 +1,99 @@
+# The run as a whole: what happens before the first job and after the last.
+import fcntl
+import gc
+import inspect
+import time
+
+from diffsweep.sweep import explain, sharing
+from diffsweep.sweep.files import remove_partials
+
+
+def claim_folder():
+    """Refuse to run twice in one folder. The lock is the kernel's: it ends with this process, however that ends."""
+    handle = open(".snakemake/diffsweep/lock", "a")
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        sys.exit("diffsweep: another sweep is running in this folder; wait until it has ended")
+    return handle
+
+
+def tidy_up():
+    """Remove what killed jobs have left half-written, now that none can be running; say so when nothing can be."""
+    for folder in (sweep_path(""), *(f"{paths.ARTIFACTS}/{model}" for model in MODELS)):
+        try:
+            os.makedirs(folder, exist_ok=True)
+            if not os.access(folder, os.W_OK):
+                sys.exit(f"diffsweep: {folder} is read-only; make it writable, or run the sweep elsewhere")
+            remove_partials(folder)
+        except OSError as error:
+            sys.exit(f"diffsweep: {folder}: {error.strerror}; make it writable, or run the sweep elsewhere")
+
+
+def begin_run():
+    """Claim the folder, and remember when a run that measures began, for the ratio of wall time to useful time."""
+    global FOLDER_CLAIM  # held until the process ends
+    FOLDER_CLAIM = claim_folder()
+    end_leftovers()
+    tidy_up()
+    jobs = {stage: [job for job in workflow.dag.needrun_jobs() if job.rule.name == stage] for stage in sharing.STAGES}
+    if jobs["benchmark"]:
+        write_json(sweep_path("run.json"), {"run": RUN, "started_unix_s": time.time()})
+    for stage, running in jobs.items():
+        # On a cluster jobs run at the same time, and nobody would find what another has put aside for it.
+        sharing.note_jobs(stage, map(sharing_job, running) if workflow.local_exec else ())
+
+
+def sharing_job(job):
+    """A job as those see it that could share with it."""
+    spec, folder = json.loads(job.params.spec), os.path.dirname(job.output[0])
+    return sharing.job_of(job.rule.name, spec, folder, [job.params.code, *map(str, job.input)])
+
+
+def look_only_when_a_job_ends():
+    """Keep Snakemake's scheduler asleep beside a measurement.
+
+    While jobs per second are limited (by default they are, to 100), it looks again every second, and each job that ends
+    adds one more such look for good: after an hour that took a fifth of a core (Snakemake 9.27.1, job_scheduler.py,
+    _schedule_reevalutation). On one machine nobody is spared by the limit.
+    """
+    if workflow.local_exec:
+        workflow.scheduler.job_rate_limiter = None
+
+
+def end_run():
+    """Note when the run that measured has ended: a report that is made anew later tells the same wall time."""
+    noted = recorded_run()
+    if noted.get("run") == RUN:
+        write_json(sweep_path("run.json"), {**noted, "ended_unix_s": time.time()})
+
+
+def recorded_run():
+    try:
+        return read_json(sweep_path("run.json"))
+    except (FileNotFoundError, ValueError):
+        return {}
+
+
+def show_summary():
+    if os.path.exists(sweep_path("summary.csv")):  # else only traces were asked for
+        shell("python scripts/console.py --results {results:q}", results=sweep_path(""))
+
+
+def note_jobs(path):
+    """For scripts/explain.py: what this call would do, as the last thing that it does."""
+    if workflow.dag is not None:
+        write_json(path, {"plan": PLAN, "machines": MACHINES, "jobs": explain.collect(workflow)})
+
+
+if explain.NOTES_FILE in os.environ:
+    atexit.register(note_jobs, os.environ[explain.NOTES_FILE])
+
+
+# --- thousands of jobs -----------------------------------------------------------------------------------------------
+
+# Snakemake asks for a function's signature each time that it calls it, and Python looks for cycles among the jobs' many
+# objects again and again: together a third of the time of a dry run of 10,000 jobs.
+for function in [value for value in globals().values() if inspect.isfunction(value)]:
+    function.__signature__ = inspect.signature(function)
+gc.set_threshold(200_000, 20, 100)
