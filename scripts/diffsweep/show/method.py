@@ -61,8 +61,8 @@ def _latency(plan: Mapping) -> str:
         {p["requests"]} = {total} measured requests a variant, {p["distinct_prompts"]} prompts; the baseline against
         itself in {words.count(aa, "replicate")}. A replicate is a fresh start of the servers; on one machine (not on a
         cluster), variants that differ only in what a request carries (steps, scheduler, guidance) take turns on them;
-        the first {p["warmup"]} requests of each to either side are warm-up and are not counted (one, where a variant takes
-        its turn on servers that are warm).
+        the first {p["warmup"]} requests of each to either side are warm-up and are not counted (one, where a variant
+        takes its turn on servers that are warm).
         Jobs had the machine to themselves. End to end is the client's time from sending to the last byte.
     """)
 
