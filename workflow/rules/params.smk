@@ -2,7 +2,6 @@
 # they take, make and run.
 from diffsweep.sweep.plan import replicates_of
 
-
 # --- convert ---------------------------------------------------------------------------------------------------------
 
 
