@@ -10,7 +10,7 @@ RUN = "20260101T000000Z-0000"
 
 
 def sign(sweep: Path) -> None:
-    """Add to the documents of a synthetic sweep (tests/synthetic.py, with pictures) what scripts/verify asks for."""
+    """Add to the documents of a synthetic sweep (tests/synthetic, with pictures) what scripts/verify asks for."""
     plan = json.loads((sweep / "plan.json").read_text())
     artifacts = sweep.parent / "artifacts"
     for path in artifacts.glob("*/*/manifest.json"):

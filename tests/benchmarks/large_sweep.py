@@ -2,7 +2,7 @@
 
     python tests/benchmarks/large_sweep.py [--keep FOLDER] [--out results/published/timings.csv]
 
-The results are synthetic (tests/synthetic.py). Every figure has its limit beside it; a missed one makes it exit with 1.
+The results are synthetic (tests/synthetic). Every figure has its limit beside it; a missed one makes it exit with 1.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-# What each rule is told: its inputs, spec and the digest of its code, by stage. The rules themselves hold nothing but what
+# What the rules are told: inputs, specs and digests of code, by stage. The rules themselves hold nothing but what
 # they take, make and run.
 from diffsweep.sweep.plan import replicates_of
 
