@@ -39,6 +39,16 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def copy_whole(source: Path, path: Path) -> None:
+    """Copy a file or a folder to `path`, which it replaces when all of it is there."""
+    if source.is_dir():
+        with atomic_folder(path) as temporary:
+            shutil.copytree(source, temporary, dirs_exist_ok=True)
+    else:
+        with atomic(path) as temporary:
+            shutil.copyfile(source, temporary)
+
+
 def partial_paths(folder: Path | str) -> list[Path]:
     """What killed jobs have left below `folder`: everything that has not got its final name."""
     found: list[Path] = []

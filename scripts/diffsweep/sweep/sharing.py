@@ -17,7 +17,7 @@ from operator import attrgetter
 from pathlib import Path
 
 from diffsweep.sweep.digests import data_digest
-from diffsweep.sweep.files import read_json, write_json
+from diffsweep.sweep.files import copy_whole, read_json, write_json
 from diffsweep.sweep.options import resolve_threads
 
 FOLDER = Path(".snakemake/diffsweep/shared")
@@ -111,18 +111,16 @@ class Shared:
         return self._folder / "done" / job.key
 
     def take(self, inputs: Mapping) -> bool:
-        """Move what was put aside for this job to its place; False when there is nothing, or it was made from other
-        `inputs`."""
+        """Bring what was put aside for this job to its place; False when there is nothing, or it was made from other
+        `inputs`. It is copied, and forgotten at the end: results/ may lie on another disk, where a move that is killed
+        leaves half of it on either side."""
         aside = self._ours and self.aside(self._ours)
         if aside is None or not (aside / self._document).exists():
             return False
         fits = read_json(aside / self._document)["inputs"] == inputs
         if fits:
-            self._out.mkdir(parents=True, exist_ok=True)
             for path in sorted(aside.iterdir(), key=lambda path: path.name == self._document):  # the document last
-                if path.is_dir():  # else it would be moved into the one of an earlier run
-                    shutil.rmtree(self._out / path.name, ignore_errors=True)
-                shutil.move(path, self._out / path.name)  # results/ may lie on another disk
+                copy_whole(path, self._out / path.name)
         shutil.rmtree(aside)
         return fits
 
