@@ -15,7 +15,7 @@ calibrate: $(VENV)
 	.venv/bin/snakemake --cores all calibration
 
 test: $(VENV) lint
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest -n 2 --dist loadfile
 
 test-long: $(VENV)
 	.venv/bin/python -m pytest tests/long
