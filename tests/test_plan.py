@@ -206,7 +206,9 @@ def test_every_price_that_ships_can_be_defended():
     assert len(clouds) >= 4
     for name in prices:
         price = resolve_price(name, name)
-        assert price["on_demand_per_hour"] > (price["spot_per_hour"] or 0) and "check before use" in price["source"]
+        assert price["on_demand_per_hour"] > (price["spot_per_hour"] or 0)
+        assert price["date"] in price["source"]  # the day on which that source said so
+        assert price["spot_per_hour"] is None or not name.startswith("aws") or "spot: " in price["source"]
 
 
 def test_a_price_is_in_no_spec_of_what_is_measured(tmp_path):

@@ -76,6 +76,21 @@ def test_speedups_hold_the_truth(tmp_path):
     assert missed <= 2
 
 
+def test_the_baseline_beside_a_variant_is_not_that_of_other_minutes(tmp_path):
+    """Where the host is slower while a variant is measured, both sides are; the baseline's own row does not know."""
+    plan = small_plan()
+    sweep = synthetic.make_results(tmp_path, plan, pictures=False)
+    cells = list(read_cells(plan, sweep, sweep.parent / "artifacts"))
+    slow = next(cell for cell in cells if cell.name == "onnxruntime")
+    slower = [replace(r, latency=[replace(x, e2e_s=2 * x.e2e_s) for x in r.latency]) for r in slow.replicates]
+    cells[cells.index(slow)] = replace(slow, replicates=slower)
+    rows = {row["variant"]: row for row in summary.summarise(plan, cells)}
+    row, own_s = rows["onnxruntime"], rows["fp32"]["latency_e2e_p50_s"]
+    assert row["speedup_baseline_p50_s"] == pytest.approx(2 * own_s, rel=0.1)
+    ratio = row["speedup_baseline_p50_s"] / row["latency_e2e_p50_s"]
+    assert ratio == pytest.approx(row["speedup"], rel=0.1)
+
+
 def test_verdicts_follow_from_the_a_a_test(tmp_path):
     rows = rows_of(tmp_path, small_plan(replicates=12))
     assert rows["fp32"]["verdict"] == "within noise"

@@ -71,6 +71,12 @@ def figures(replicates: Sequence[Records], kind: str) -> dict[str, Estimate | fl
     }
 
 
+def median_s(replicates: Sequence[Records], role: str) -> float | None:
+    """The median end-to-end time of one side's requests, all replicates together; None without any."""
+    times = [r.e2e_s for records in replicates for r in measured(records, role)]
+    return float(np.median(times)) if times else None
+
+
 def withheld_quantiles(requests: int) -> str:
     """Which quantiles are not told for want of requests: "P95: n < 72; P99: n < 368"; empty when all are."""
     least = {name.upper(): stats.minimum_sample(q) for name, q in QUANTILES.items()}

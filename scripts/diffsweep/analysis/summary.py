@@ -180,6 +180,7 @@ def speedup_fields(plan: Mapping, cell: Cell, reference: Reference) -> Row:
     ratio, typical = speedup_of(cell), _over_replicates(cell, latency.typical_log_ratio)
     put(row, "speedup", ratio)
     put(row, "speedup_typical", typical)
+    row["speedup_baseline_p50_s"] = latency.median_s([r.latency for r in cell.replicates], role="baseline")
     row["speedup_warnings"] = speedup_warnings(ratio, typical)
     withheld = reference.host_unfit or is_too_disturbed(cell)
     verdict = stats.CANNOT_TELL if withheld else stats.verdict(ratio, reference.threshold)

@@ -14,7 +14,7 @@ from diffsweep.show.findings import Row, is_baseline, is_ok, signed
 @dataclass(frozen=True)
 class Column:
     """One column. show: value -> text; key: the summary's column; interval: whether low and high stand below, and
-    no_interval what stands there without them.
+    no_interval what stands there without them; remark: what stands there besides.
 
     is_text: it holds words, not numbers; first: which way the first click sorts; why: row -> why a value is missing.
     cell: row -> the whole cell, for a column that is more than a value.
@@ -29,6 +29,7 @@ class Column:
     first: str = "ascending"
     why: Callable[[Row], str] = lambda row: "not measured"
     no_interval: Callable[[Row], str] = lambda row: ""
+    remark: Callable[[Row], str] = lambda row: ""
     cell: "Callable[[Row], TableCell] | None" = None
 
 
@@ -91,6 +92,12 @@ def not_compared(row: Row) -> str:
     return "the baseline" if is_baseline(row) else "not measured"
 
 
+def baseline_beside(row: Row) -> str:
+    """What the speed-up compares with. The host's pace drifts, so this differs from the P50 in the baseline's row."""
+    beside_s = row.get("speedup_baseline_p50_s")
+    return "" if is_baseline(row) or words.missing(beside_s) else f"of {words.seconds(beside_s)}"
+
+
 def times(head: str, help_: str, key: str, **options) -> Column:
     return Column(head, help_, key, words.seconds, **options)
 
@@ -119,11 +126,13 @@ NAME = Column(
 VERDICT = Column("speed", "verdict on the speed-up (METHOD.md)", "verdict", str, is_text=True, cell=_verdict)
 SPEEDUP = Column(
     "speed-up",
-    "baseline time / variant time of undisturbed requests, with its 95 % interval",
+    "baseline time / variant time of undisturbed requests, with its 95 % interval and the baseline's median in the "
+    "same minutes: other than its own row's, where the host's pace drifts",
     "speedup",
     words.factor,
     True,
     first="descending",
+    remark=baseline_beside,
 )
 P50 = times("P50", "median end-to-end latency with its 95 % interval", "latency_e2e_p50_s", interval=True)
 P95 = percentile("P95")
@@ -276,5 +285,6 @@ def _cell(row: Row, column: Column) -> TableCell:
         return TableCell(str(value), kind=str(value).replace(" ", "-"), sort=str(value))
     text = column.show(value)
     between = words.interval(row.get(f"{column.key}_low"), row.get(f"{column.key}_high"), column.show, text)
-    below = between or column.no_interval(row) if column.interval else ""
+    interval = between or column.no_interval(row) if column.interval else ""
+    below = ", ".join(filter(None, (interval, column.remark(row))))
     return TableCell(text, below, sort=repr(float(value)))
