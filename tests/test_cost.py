@@ -6,7 +6,7 @@ import pytest
 
 import synthetic
 from diffsweep.analysis import cost, economy, summary
-from diffsweep.analysis.cells import read_cells
+from diffsweep.analysis.cells import Replicate, read_cells
 from diffsweep.analysis.stats import Estimate
 
 PRICE = {
@@ -107,6 +107,10 @@ FEW = {name: synthetic.DEFAULT_VARIANTS[name] for name in ("fp32", "openvino", "
 def rows_of(folder, **changes):
     """variant -> row of the summary, and the lines of cost.csv, from synthetic results."""
     plan = synthetic.make_plan(synthetic.make_variants(FEW), images=30, replicates=5)
+    plan["protocol"] |= {
+        "aa_replicates": 11,
+        "load_replicates": 5,
+    }  # as in the sweep, most of the baseline's have no load
     for key, value in changes.items():
         plan["targets"]["local"] = {**plan["targets"]["local"], key: value}
     sweep = synthetic.make_results(folder, plan, pictures=False)
@@ -131,6 +135,17 @@ def test_payback_is_found_from_results_of_known_truth(tmp_path):
     usd = plan["targets"]["local"]["price"]["spot_per_hour"] / 3600
     assert row["usd_build_spot"] == pytest.approx(usd * (truth["openvino"].build_s + synthetic.EXPORT_S))
     assert row["usd_cold_start_spot"] == pytest.approx(usd * row["first_image_s"])
+
+
+def test_a_cold_start_is_one_of_a_server_that_the_variant_was_first_on():
+    def replicate(turns: list[str], start_s: float, first_image_s: float) -> Replicate:
+        server = {"start_s": start_s, "first_image_s": first_image_s}
+        return Replicate(1, {"variant": "a", "turns": turns, "servers": {"variant": server}}, [], [])
+
+    shared = replicate(["b", "a"], 7.0, 8.0)  # its first image was b's
+    both = [shared, replicate(["a", "b"], 3.0, 4.0)]
+    assert [economy.cold_start_s(both, until) for until in ("start_s", "first_image_s")] == [3.0, 4.0]
+    assert [economy.cold_start_s([shared], until) for until in ("start_s", "first_image_s")] == [7.0, 8.0]
 
 
 def test_the_table_of_costs_has_every_utilisation_and_market(tmp_path):

@@ -16,7 +16,7 @@ def write_replicate(folder: Path, cell: Cell, replicate: int) -> None:
     failure = cell.failure_at("convert", "benchmark", replicate=replicate)
     rng = np.random.default_rng((cell.seed, replicate))
     latency, capacity = ([], []) if failure else (latency_records(cell, replicate, rng), [])
-    if not failure:
+    if not failure and is_loaded(cell, replicate):
         capacity = capacity_records(cell, replicate, rng)
     write_lines(folder / "latency.jsonl", latency)
     write_lines(folder / "capacity.jsonl", capacity)
@@ -28,7 +28,7 @@ def write_replicate(folder: Path, cell: Cell, replicate: int) -> None:
         "versions": {"torch": "2.13.0", "diffusers": "0.42.1", "python": "3.11.2"},
     }
     both = {} if shares_server(cell) else {"baseline": server | {"peak_memory_bytes": 900_000_000}}
-    levels = [] if failure else [note_level(level, capacity) for level in cell.plan["protocol"]["levels"]]
+    levels = [] if not capacity else [note_level(level, capacity) for level in cell.plan["protocol"]["levels"]]
     write_json(
         folder / "replicate.json",
         {
@@ -48,6 +48,11 @@ def write_replicate(folder: Path, cell: Cell, replicate: int) -> None:
             "seconds": {"start": 5.2, "warmup": 3.0, "latency": 24.0, "capacity": 15.0, "end": 0.3},
         },
     )
+
+
+def is_loaded(cell: Cell, replicate: int) -> bool:
+    protocol = cell.plan["protocol"]
+    return replicate <= protocol.get("load_replicates", protocol["replicates"])
 
 
 def shares_server(cell: Cell) -> bool:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from diffsweep.sweep.plan import replicates_of
 from synthetic.cells import Cell, Failure, outcome, write_json
 from synthetic.images import write_images, write_scores
 from synthetic.plan import CLASSIC, Truth, artifact_name
@@ -78,7 +79,7 @@ def write_manifest(folder: Path, cell: Cell) -> None:
 
 
 def write_cell(folder: Path, cell: Cell, pictures: bool) -> None:
-    for replicate in range(1, cell.plan["protocol"]["replicates"] + 1):
+    for replicate in replicates_of(cell.plan, cell.variant["name"]):
         write_replicate(folder / f"replicate-{replicate}", cell, replicate)
     write_images(folder, cell, pictures)
     write_scores(folder, cell)

@@ -30,15 +30,16 @@ def start_and_build_s(cell: Cell) -> tuple[float | None, float | None]:
     return cold_start_s(cell.replicates), once_s
 
 
-def cold_start_s(replicates: Sequence[Replicate]) -> float | None:
-    """Seconds from the start of the variant's server to its first image, of the slowest replicate.
+def cold_start_s(replicates: Sequence[Replicate], until: str = "first_image_s") -> float | None:
+    """Seconds from the start of the variant's server to its first image, or `until` it was ready ("start_s"); the
+    slowest replicate's.
 
     Where variants took turns on a server, the first of them had the cold start; those replicates count. A variant that
     never went first has that of the server, whose first image another one asked for.
     """
     own = [r for r in replicates if r.notes.get("turns", [r.notes.get("variant")])[:1] == [r.notes.get("variant")]]
     servers = [r.notes.get("servers", {}).get("variant") or {} for r in own or replicates]
-    return max((s for server in servers if (s := server.get("first_image_s"))), default=None)
+    return max((s for server in servers if (s := server.get(until))), default=None)
 
 
 def export_seconds(cell: Cell) -> float | None:
@@ -55,10 +56,9 @@ def one_off_s(cell: Cell) -> float | None:
 
 
 def seconds_per_image(cell: Cell) -> list[float]:
-    """Machine time per image at the sustained level, one value per replicate."""
-    records = [r.capacity for r in cell.replicates]
-    level = load.sustained(load.levels_of(records))
-    return [1 / rate for rate in load.replicate_rates(level, records)] if level else []
+    """Machine time per image at the sustained level, one value per replicate that was put under load."""
+    level = load.sustained(load.levels_of(cell.loads))
+    return [1 / rate for rate in load.replicate_rates(level, cell.loads)] if level else []
 
 
 @dataclass(frozen=True)

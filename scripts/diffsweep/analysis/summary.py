@@ -244,15 +244,12 @@ def artifact_fields(cell: Cell) -> Row:
     parity, census = manifest.get("parity") or {}, manifest.get("census") or {}
     servers = [server for r in cell.replicates if (server := r.notes.get("servers", {}).get("variant"))]
 
-    def of_servers(key: str, choose) -> float | None:
-        return choose([s[key] for s in servers if s.get(key) is not None], default=None)
-
     return {
-        "peak_memory_bytes": of_servers("peak_memory_bytes", max),
+        "peak_memory_bytes": max((s["peak_memory_bytes"] for s in servers if s.get("peak_memory_bytes")), default=None),
         "artifact_bytes": manifest.get("artifact_bytes"),
         "build_s": manifest.get("build_s"),
         "build_peak_memory_bytes": manifest.get("peak_memory_bytes"),
-        "start_s": of_servers("start_s", max),
+        "start_s": economy.cold_start_s(cell.replicates, until="start_s"),
         "first_image_s": economy.cold_start_s(cell.replicates),
         "parity_denoiser_relative_error": parity.get("denoiser_relative_error"),
         "parity_image_psnr_db": parity.get("image_psnr_db"),
