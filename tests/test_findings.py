@@ -87,6 +87,9 @@ BASE = row("fp32", 1.0, None, "within noise")
 def test_the_answer_is_the_fastest_of_equivalent_quality():
     found = answer([BASE, row("a", 3, "worse"), row("b", 2, "equivalent", cost=0.5), row("c", 1.99, "equivalent")])
     assert found.headline == "Deploy b: 2.00× as fast as fp32, at equivalent quality"
+    slower = row("b", 2, "not worse", speedup_typical=1.5, speedup_typical_low=1.4, speedup_typical_high=1.6)
+    headline = "Deploy b: 1.50× as fast as fp32 (2.00× while nothing disturbs it), at quality that is not worse"
+    assert answer([BASE, slower]).headline == headline
     assert [pick.variant for pick in found.picks] == ["b", "b", "a"]
     assert "Cannot be told from it in speed: c" in found.picks[0].sentence
     assert "Worse images: a." in found.sentences

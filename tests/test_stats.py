@@ -311,6 +311,7 @@ def test_bootstrap_is_repeatable_and_needs_two_prompts():
         (-1.4, -0.6, "cannot tell"),
         (-2.0, -1.2, "worse"),
         (1.1, 1.9, "better"),
+        (-0.9, 3.0, "not worse"),
         (-3.0, 3.0, "cannot tell"),
     ],
 )

@@ -5,11 +5,11 @@ from typing import Any
 
 from diffsweep.analysis import stats
 from diffsweep.analysis.stats import Estimate
-from diffsweep.quality.resampling import BETTER, EQUIVALENT, WORSE, Mean, equivalence
+from diffsweep.quality.resampling import BETTER, EQUIVALENT, KEPT, NOT_WORSE, WORSE, Mean, equivalence
 
 Row = dict[str, Any]
 
-# A change of FID below this share of the baseline's is inconclusive, whatever its interval says (METHOD.md, "Quality").
+# quality.fid_margin of plans that are older than that key (METHOD.md, "Quality").
 FID_MARGIN = 0.02
 
 
@@ -20,7 +20,7 @@ def put(row: Row, name: str, estimate: Estimate | None) -> None:
 
 
 def quality_fields(quality: Mapping, margin: float | None) -> Row:
-    """The columns of quality.json; `margin` is what fid_margin gives for the baseline."""
+    """The columns of quality.json; `margin`: the largest rise of FID that counts as none, see fid_margin."""
     row: Row = {"images": quality.get("images")}
     for name in ("fid", "fid_corrected", "fid_difference", "fid_to_baseline", "clip_score", "clip_difference"):
         put(row, name, estimate_in(quality.get(name)))
@@ -46,18 +46,16 @@ def estimate_in(document: Mapping | None) -> Estimate | None:
     return None if value is None else Estimate(value, document.get("low"), document.get("high"))
 
 
-def fid_margin(baseline: Estimate | None) -> float | None:
-    """The least change of FID that counts: 2 % of the baseline's, or what other prompts and seeds would change it by.
+def fid_margin(baseline: Estimate | None, share: float = FID_MARGIN) -> float | None:
+    """The largest change of FID that counts as none: `share` of the baseline's (quality.fid_margin in the config).
 
-    The latter, FID's own A/A gap, is the half-width of its interval.
+    Declared, not measured: a margin that grew with the interval would call any change equivalent, given few images.
     """
-    if baseline is None or baseline.half_width is None:
-        return None
-    return max(FID_MARGIN * abs(baseline.value), baseline.half_width)
+    return None if baseline is None else share * abs(baseline.value)
 
 
 def fid_verdict(difference: Estimate | None, margin: float | None) -> str | None:
-    """Equivalent, better, worse or cannot tell, from the paired difference; None where there is none."""
+    """See resampling.equivalence, of the paired difference; None where there is none."""
     if difference is None or not margin:
         return None
     if difference.low is None:
@@ -66,12 +64,12 @@ def fid_verdict(difference: Estimate | None, margin: float | None) -> str | None
 
 
 def quality_verdict(verdicts: Sequence[str | None]) -> str | None:
-    """One verdict from those of the CLIP score and FID: worse if any is; equivalent or better only if all are."""
+    """One verdict from those of the CLIP score and FID: worse if any is; else what is least certain of them."""
     known = [verdict for verdict in verdicts if verdict is not None]
     if not known:
         return None
     if WORSE in known:
         return WORSE
-    if any(verdict not in (EQUIVALENT, BETTER) for verdict in known):
+    if any(verdict not in KEPT for verdict in known):
         return stats.CANNOT_TELL
-    return BETTER if BETTER in known else EQUIVALENT
+    return next(verdict for verdict in (NOT_WORSE, BETTER, EQUIVALENT) if verdict in known)

@@ -194,7 +194,7 @@ def quality(old: Images, new: Images, settings: Mapping, reference: np.ndarray |
     )
     fid = _paired_fid(old.features[theirs], new.features[ours], prompts, reference) if _has_features(old, new) else None
     fid = fid or _difference(new.fid, old.fid)
-    fid_margin = _fid_margin(old.fid, limits)
+    fid_margin = columns.fid_margin(old.fid, limits.fid)
     verdicts = [clip_verdict, columns.fid_verdict(fid, fid_margin)]
     verdict = columns.quality_verdict(verdicts) or CANNOT_TELL
     why = "" if any(verdicts) else "no score of both states is known"
@@ -236,12 +236,6 @@ def _difference(now: Estimate | None, before: Estimate | None) -> Estimate | Non
         return Estimate(value)
     half = math.hypot(now.half_width, before.half_width)
     return Estimate(value, value - half, value + half)
-
-
-def _fid_margin(before: Estimate | None, limits: Limits) -> float | None:
-    """The least change of FID that counts: the limit's share of it, or what other prompts would change it by."""
-    margin = columns.fid_margin(before)
-    return None if margin is None else max(margin, limits.fid * abs(before.value))
 
 
 # --- memory and size ------------------------------------------------------------------------------------------------

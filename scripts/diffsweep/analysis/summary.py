@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from diffsweep.analysis import batching, cost, economy, latency, load, pareto, stats
 from diffsweep.analysis.arrivals import arrivals_fields
 from diffsweep.analysis.cells import OK, STALE, Cell
-from diffsweep.analysis.columns import Row, estimate_in, fid_margin, put, quality_fields
+from diffsweep.analysis.columns import FID_MARGIN, Row, estimate_in, fid_margin, put, quality_fields
 from diffsweep.analysis.resources import resource_fields
 from diffsweep.analysis.stats import Estimate
 from diffsweep.measure.records import LatencyRecord
@@ -72,7 +72,9 @@ def reference_of(plan: Mapping, group: Sequence[Cell]) -> Reference:
         threshold=stats.threshold(floor),
         host_unfit=unfit_sentence(aa),
         images_per_s=load.replicate_rates(level, baseline.loads) if level else (),
-        fid_margin=fid_margin(estimate_in((baseline.quality or {}).get("fid"))),
+        fid_margin=fid_margin(
+            estimate_in((baseline.quality or {}).get("fid")), plan["quality"].get("fid_margin", FID_MARGIN)
+        ),
         economy=economy.baseline_of(baseline),
     )
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-EQUIVALENT, BETTER, WORSE, CANNOT_TELL = "equivalent", "better", "worse", "cannot tell"
+EQUIVALENT, BETTER, NOT_WORSE, WORSE, CANNOT_TELL = "equivalent", "better", "not worse", "worse", "cannot tell"
+KEPT = (EQUIVALENT, BETTER, NOT_WORSE)  # the verdicts by which images lose nothing that matters
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,8 @@ def equivalence(difference: Mean, margin: float) -> str:
     """What may be said of a difference (variant - baseline, more is better) against the declared margin.
 
     equivalent: the whole interval lies within +- margin (two one-sided tests: Schuirmann 1987); worse or better: it
-    lies wholly beyond the margin; otherwise cannot tell. 'No significant difference' is not equivalence.
+    lies wholly beyond the margin; not worse: it ends above -margin and may lie beyond +margin (non-inferiority);
+    otherwise cannot tell. 'No significant difference' is not equivalence.
     """
     if not margin > 0:
         raise ValueError(f"a margin is greater than 0, got {margin}")
@@ -67,4 +69,6 @@ def equivalence(difference: Mean, margin: float) -> str:
         return EQUIVALENT
     if high < -margin:
         return WORSE
-    return BETTER if low > margin else CANNOT_TELL
+    if low > margin:
+        return BETTER
+    return NOT_WORSE if low > -margin else CANNOT_TELL

@@ -12,7 +12,12 @@ from diffsweep.show import words
 
 Row = Mapping[str, Any]
 
-EQUIVALENT = ("equivalent", "better")
+# Verdicts on the images by which nothing that matters is lost -> how that is said (quality/resampling.py, KEPT).
+KEPT = {
+    "equivalent": "at equivalent quality",
+    "better": "at better quality",
+    "not worse": "at quality that is not worse",
+}
 
 
 @dataclass(frozen=True)
@@ -43,8 +48,8 @@ def is_ok(row: Row) -> bool:
     return row.get("status") == "ok" or row.get("competes") in (True, "true")  # "true" from a CSV file
 
 
-def is_equivalent(row: Row) -> bool:
-    return is_ok(row) and row.get("quality_verdict") in EQUIVALENT
+def keeps_quality(row: Row) -> bool:
+    return is_ok(row) and row.get("quality_verdict") in KEPT
 
 
 def is_faster(row: Row) -> bool:
@@ -75,23 +80,35 @@ def answer(rows: Sequence[Row], unfit: str | None = None) -> Answer:
 
 def _headline(pick: Pick, rows: Sequence[Row], baseline: Row) -> str:
     if pick.variant is None:
-        return f"Keep {baseline['variant']}: no variant is shown to be faster at equivalent quality"
+        return f"Keep {baseline['variant']}: no variant is shown to be faster without loss of quality"
     best = next(row for row in rows if row["variant"] == pick.variant)
-    faster = words.factor(best["speedup"])
-    return f"Deploy {pick.variant}: {faster} as fast as {baseline['variant']}, at {best['quality_verdict']} quality"
+    faster = headline_speedup(best, baseline["variant"])
+    return f"Deploy {pick.variant}: {faster}, {KEPT[best['quality_verdict']]}"
+
+
+def headline_speedup(row: Row, baseline: str) -> str:
+    """ "2.00× as fast as fp32". Where typical requests surely tell another speed-up than undisturbed ones do, theirs
+    comes first: it is what whoever asks for images sees."""
+    undisturbed = words.factor(row["speedup"])
+    ends = [row.get(name) for name in ("speedup_low", "speedup_high", "speedup_typical_low", "speedup_typical_high")]
+    if any(map(words.missing, ends)) or (ends[2] <= ends[1] and ends[0] <= ends[3]):
+        return f"{undisturbed} as fast as {baseline}"
+    return f"{words.factor(row['speedup_typical'])} as fast as {baseline} ({undisturbed} while nothing disturbs it)"
 
 
 def fastest(rows: Sequence[Row], baseline: Row) -> Pick:
-    """The highest speed-up among the variants that are surely faster and whose quality is shown to be equivalent."""
-    question = "Fastest at equivalent quality"
+    """The highest speed-up among the variants that are surely faster and whose images are shown not to be worse."""
+    question = "Fastest without loss of quality"
     faster = [row for row in rows if is_faster(row)]
-    able = sorted((r for r in faster if is_equivalent(r)), key=lambda r: -r["speedup"])
+    able = sorted((r for r in faster if keeps_quality(r)), key=lambda r: -r["speedup"])
     if able:
         best = able[0]
         rivals = [r["variant"] for r in able[1:] if _reaches(r, best)]
+        beside_s = best.get("speedup_baseline_p50_s")  # in the same minutes; older summaries have none
+        baseline_s = baseline["latency_e2e_p50_s"] if words.missing(beside_s) else beside_s
         sentence = (
-            f"{words.seconds(best['latency_e2e_p50_s'])} at the median, where {baseline['variant']} takes "
-            f"{words.seconds(baseline['latency_e2e_p50_s'])}; {quality_words(best)}"
+            f"{words.seconds(best['latency_e2e_p50_s'])} at the median, where {baseline['variant']} beside it takes "
+            f"{words.seconds(baseline_s)}; {quality_words(best)}"
         )
         if rivals:
             sentence += f". Cannot be told from it in speed: {words.listing(rivals)}"
@@ -103,7 +120,7 @@ def fastest(rows: Sequence[Row], baseline: Row) -> Pick:
         question,
         None,
         "none",
-        f"{words.count(len(faster), 'variant')} surely faster, none with quality shown to be equivalent; "
+        f"{words.count(len(faster), 'variant')} surely faster, none with images shown not to be worse; "
         f"the fastest is {best['variant']}, {speedup_words(best)}, {quality_words(best)}.",
     )
 
@@ -118,22 +135,31 @@ COST = "usd_per_1000_images_on_demand"
 
 
 def cheapest(rows: Sequence[Row], baseline: Row) -> Pick:
-    """The lowest cost per image among the variants of equivalent quality, if it is surely below the baseline's."""
-    question = "Cheapest at equivalent quality"
-    able = [r for r in rows if is_equivalent(r) and not is_baseline(r) and not words.missing(r.get(COST))]
+    """The lowest cost per image among the variants that lose no quality, if it is surely below the baseline's."""
+    question = "Cheapest without loss of quality"
+    able = [r for r in rows if keeps_quality(r) and not is_baseline(r) and not words.missing(r.get(COST))]
     if not able or words.missing(baseline.get(COST)):
-        return Pick(question, None, words.NOT_MEASURED, "No variant of equivalent quality has a measured cost.")
+        return Pick(
+            question, None, words.NOT_MEASURED, "No variant whose images are shown not to be worse has a measured cost."
+        )
     best = min(able, key=lambda r: r[COST])
     cost = words.with_interval(best[COST], best.get(f"{COST}_low"), best.get(f"{COST}_high"), words.money)
     versus = f"{words.money(baseline[COST])} for {baseline['variant']}"
     if _surely_below(best, baseline, COST):
         saving = words.percent(1 - best[COST] / baseline[COST])
+        between = words.interval(*(_saving(best.get(f"capacity_speedup_{end}")) for end in ("low", "high")), words.percent)
+        saving += f" ({between})" if between else ""
         return Pick(question, best["variant"], cost, f"per 1,000 images on demand, {saving} less than {versus}.")
     if _surely_below(baseline, best, COST):
-        said = f"No variant of equivalent quality costs less than {versus}; the least is {best['variant']}, {cost}."
+        said = f"No variant without loss of quality costs less than {versus}; the least is {best['variant']}, {cost}."
         return Pick(question, None, "none", said)
     said = f"{best['variant']} takes {cost} per 1,000 images, which cannot be told from {versus}."
     return Pick(question, None, "cannot tell", said)
+
+
+def _saving(capacity_speedup: float | None) -> float | None:
+    """By which share an image costs less on a machine of the same price that makes so many times as many."""
+    return None if words.missing(capacity_speedup) else 1 - 1 / capacity_speedup
 
 
 def _surely_below(row: Row, other: Row, column: str) -> bool:

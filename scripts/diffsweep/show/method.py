@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from diffsweep.analysis.columns import FID_MARGIN
 from diffsweep.analysis.stats import FASTEST_SHARE, LEAST_THRESHOLD, minimum_sample
 from diffsweep.show import words
 from diffsweep.show.cells import Cell
@@ -163,12 +164,14 @@ def _images(plan: Mapping) -> str:
 
 
 def _quality(plan: Mapping) -> str:
-    margin = f"±{plan['quality'].get('clip_margin', 0):g}"
+    quality = plan["quality"]
+    margin, share = f"±{quality.get('clip_margin', 0):g}", words.percent(quality.get("fid_margin", FID_MARGIN))
     return _one_line(f"""
         CLIP score and FID are compared with the baseline's in pairs, each against a margin: {margin} for the CLIP
-        score; for FID 2 %, or the half-width of the baseline's interval where that is more. equivalent: the whole
-        interval lies within the margin; worse, better: wholly beyond it; cannot tell: anything else. Images are worse
-        if either says so, and equivalent only if both do. “No significant difference” is not equality.
+        score, ±{share} of the baseline's FID. equivalent: the whole interval lies within the margin; worse, better:
+        wholly beyond it; not worse: it may reach beyond it, but only on the better side; cannot tell: anything else.
+        Images are worse if either says so, and lose nothing only if both say so. “No significant difference” is not
+        equality.
     """)
 
 

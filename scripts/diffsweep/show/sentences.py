@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 from diffsweep.show import words
 from diffsweep.show.cells import Cell, requests_of
-from diffsweep.show.findings import COST, Row, is_baseline, is_ok
+from diffsweep.show.findings import COST, KEPT, Row, is_baseline, is_ok
 from diffsweep.show.pairs import Change, change
 
 P50 = "latency_e2e_p50_s"
@@ -158,10 +158,10 @@ def images(rows: Sequence[Row]) -> str:
     judged = [row for row in measured(rows, "quality_verdict") if not is_baseline(row)]
     if not judged:
         return "The same prompts and seeds through every variant"
-    equal = [r for r in judged if r["quality_verdict"] in ("equivalent", "better")]
+    kept = [r for r in judged if r["quality_verdict"] in KEPT]
     worse = [r["variant"] for r in judged if r["quality_verdict"] == "worse"]
-    unclear = len(judged) - len(equal) - len(worse)
-    said = f"Images of {len(equal)} of {words.count(len(judged), 'variant')} are equivalent to the baseline's"
+    unclear = len(judged) - len(kept) - len(worse)
+    said = f"Images of {len(kept)} of {words.count(len(judged), 'variant')} are not worse than the baseline's"
     said += f"; worse: {words.listing(worse)}" if worse else ""
     return said + (f"; for {unclear} it cannot be told" if unclear else "")
 

@@ -216,7 +216,7 @@ MORE = (
     Column("goodput", "images per second within the objective at that rate", "goodput_images_per_s"),
     Column("knee", "clients at once from which on throughput does not rise", "knee_clients", words.fixed(0)),
     Column("SSIM", "median similarity to the baseline's images; below: the worst 5 %", "ssim_median", words.fixed(3)),
-    Column("PSNR, dB", "median against the baseline's images", "psnr_db_median", words.fixed(1)),
+    Column("PSNR, dB", "median against the baseline's images", "psnr_db_median", words.psnr),
     Column(
         "attributes",
         "share of the prompt's attributes that a classifier finds",

@@ -19,7 +19,7 @@ from diffsweep.analysis.updates import (
     Comparison,
     Difference,
 )
-from diffsweep.quality.resampling import BETTER, EQUIVALENT, WORSE
+from diffsweep.quality.resampling import BETTER, EQUIVALENT, NOT_WORSE, WORSE
 from diffsweep.show import words
 from diffsweep.show.findings import signed
 
@@ -61,7 +61,9 @@ def headline(comparison: Comparison) -> str:
     head = f"{words.count(len(anew), 'variant')} made anew"
     parts.append(f"{head}: {told}" if told else head)
     images = {change.quality.verdict for change in anew if change.quality}
-    worst = next((verdict for verdict in (WORSE, CANNOT_TELL, BETTER, EQUIVALENT) if verdict in images), None)
+    worst = next(
+        (verdict for verdict in (WORSE, CANNOT_TELL, NOT_WORSE, BETTER, EQUIVALENT) if verdict in images), None
+    )
     if worst:
         parts.append({CANNOT_TELL: "whether images changed cannot be told"}.get(worst, f"images {worst}"))
     return "; ".join(parts)
