@@ -23,6 +23,9 @@ PARETO = {
 }
 
 
+# Objective -> the columns of the interval that it is compared by, where these are not its own.
+IN_PAIRS = {"fid": "fid_in_pairs"}
+
 # Of the pairs of blocks that a speed-up rests on: as many again as measure/blocks.py repeats.
 DISTURBED_SHARE_LIMIT = 0.25
 TOO_DISTURBED = "no verdict: more than a quarter of the pairs stayed disturbed after as many repeats as are allowed"
@@ -282,16 +285,35 @@ def useful_fields(cell: Cell) -> Row:
     return {**parts, "useful_s": sum(parts.values()), "runs": " ".join(runs)}
 
 
+def note_fid_in_pairs(rows: Sequence[Row]) -> None:
+    """Add the interval by which a variant's FID is set beside others': the baseline's FID and the paired difference.
+
+    All variants have the same prompts, seeds and reference images. What these happen to be moves every FID alike, fills
+    the interval of `fid`, and says nothing about which variant has the better images.
+    """
+    baseline = next((row["fid"] for row in rows if row["baseline"]), None)
+    for row in rows:
+        ends = (0.0, 0.0) if row["baseline"] else ends_of(row, "fid_difference")
+        known = None not in (baseline, row["fid"], *ends)
+        row["fid_in_pairs_low"], row["fid_in_pairs_high"] = (
+            (baseline + ends[0], baseline + ends[1]) if known else ends_of(row, "fid")
+        )
+
+
+def ends_of(row: Row, column: str) -> tuple[float | None, float | None]:
+    return row[f"{column}_low"], row[f"{column}_high"]
+
+
 def mark_fronts(rows: Sequence[Row]) -> None:
     """Add to each row whether it competes, whether it is on the fronts, and whether another one surely beats it."""
+    note_fid_in_pairs(rows)
     compete = competing(rows)
     for row, competes in zip(rows, compete, strict=True):
         row["competes"] = competes
     for name, objectives in PARETO.items():
         points = [[row[o] if row["competes"] else None for o in objectives] for row in rows]
         intervals = [
-            [(row[f"{o}_low"], row[f"{o}_high"]) if row["competes"] else (None, None) for o in objectives]
-            for row in rows
+            [ends_of(row, IN_PAIRS.get(o, o)) if row["competes"] else (None, None) for o in objectives] for row in rows
         ]
         fronts, beaten = pareto.front(points), pareto.surely_dominated(intervals)
         for row, on_front, is_beaten, point in zip(rows, fronts, beaten, points, strict=True):

@@ -78,10 +78,16 @@ class Quantity:
     label: str
     name: str
     show: Callable[[float], str]
+    compared_by: str = ""  # the columns of its interval, where these are not its own
+
+    def of(self, row: Row) -> tuple[float, float, float]:
+        """Value, low, high."""
+        compared = triple(row, self.compared_by) if f"{self.compared_by}_low" in row else triple(row, self.column)
+        return triple(row, self.column)[0], *compared[1:]
 
 
 LATENCY = Quantity("latency_e2e_p50_s", "end-to-end latency, P50", "P50 latency", words.seconds)
-FID = Quantity("fid", "FID against reference images", "FID", words.number)
+FID = Quantity("fid", "FID against reference images", "FID", words.number, compared_by="fid_in_pairs")
 COST = Quantity(
     "usd_per_1000_images_on_demand", "cost per 1,000 images, US$ on demand", "cost per 1,000 images", words.money
 )
@@ -95,7 +101,7 @@ PARETO = {
 def points(rows: Sequence[Row], x: Quantity, y: Quantity) -> list[pareto_plot.Point]:
     """The variants that ended well and have both quantities, each with its standing."""
     known = sentences.measured(rows, x.column, y.column)
-    values = [(triple(row, x.column), triple(row, y.column)) for row in known]
+    values = [(x.of(row), y.of(row)) for row in known]
     on_front = pareto.front([(a[0], b[0]) for a, b in values])
     beaten = pareto.surely_dominated([(_ends(a), _ends(b)) for a, b in values])
     standing = [
@@ -123,7 +129,8 @@ def _pareto(cell: Cell, name: str, x: Quantity, y: Quantity) -> Picture:
     frame = _frame(
         cell,
         finding,
-        f"{cell.name}: {x.name} against {y.name}; both are better when smaller",
+        f"{cell.name}: {x.name} against {y.name}; both are better when smaller"
+        + ("; FID's intervals are those of the paired difference to the baseline" if y is FID else ""),
         _left_out(cell.rows, {p.name for p in shown}) + pareto_plot.crowd_note(shown),
     )
     figure = pareto_plot.draw(shown, _axis(x, [p.x for p in shown]), _axis(y, [p.y for p in shown]), frame)

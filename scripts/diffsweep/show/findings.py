@@ -147,7 +147,9 @@ def cheapest(rows: Sequence[Row], baseline: Row) -> Pick:
     versus = f"{words.money(baseline[COST])} for {baseline['variant']}"
     if _surely_below(best, baseline, COST):
         saving = words.percent(1 - best[COST] / baseline[COST])
-        between = words.interval(*(_saving(best.get(f"capacity_speedup_{end}")) for end in ("low", "high")), words.percent)
+        between = words.interval(
+            *(_saving(best.get(f"capacity_speedup_{end}")) for end in ("low", "high")), words.percent
+        )
         saving += f" ({between})" if between else ""
         return Pick(question, best["variant"], cost, f"per 1,000 images on demand, {saving} less than {versus}.")
     if _surely_below(baseline, best, COST):
@@ -177,7 +179,7 @@ def most_faithful(rows: Sequence[Row], baseline: Row) -> Pick:
         return Pick(question, None, words.NOT_MEASURED, "No faster variant has images compared with the baseline's.")
     # Images that agree this far are the same to any eye: then the faster one is the better choice.
     best = max(able, key=lambda r: (min(round(r["ssim_median"], 3), 0.999), r["speedup"]))
-    psnr = "" if words.missing(best.get("psnr_db_median")) else f", PSNR {words.number(best['psnr_db_median'])} dB"
+    psnr = "" if words.missing(best.get("psnr_db_median")) else f", PSNR {words.psnr(best['psnr_db_median'])} dB"
     return Pick(
         question,
         best["variant"],

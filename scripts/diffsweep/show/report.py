@@ -259,7 +259,7 @@ def artifacts(cell: Cell) -> dict | None:
             logs.artifact_of(row),
             [
                 words.number(row.get("parity_denoiser_relative_error"), 2),
-                words.number(row.get("parity_image_psnr_db")),
+                words.psnr(row.get("parity_image_psnr_db")),
                 row.get("census") or words.NOT_MEASURED,
                 words.seconds(row.get("build_s")),
                 words.size(row.get("artifact_bytes")),

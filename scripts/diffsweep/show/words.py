@@ -40,6 +40,11 @@ def fixed(decimals: int) -> Callable[[float], str]:
     return lambda value: NOT_MEASURED if missing(value) else f"{float(value):,.{decimals}f}"
 
 
+def psnr(value) -> str:
+    """A PSNR in dB, which images that agree to rounding have no meaningful one of: those are capped at 100."""
+    return NOT_MEASURED if missing(value) else "≥ 100" if value >= 100 else f"{value:.1f}"
+
+
 def seconds(value) -> str:
     """A time with the unit that suits it: 41.2 ms, 1.24 s, 12 min 5 s, 1 h 4 min."""
     if missing(value):
