@@ -32,7 +32,7 @@ class Pipeline:
         if any(wanted.prompt == "fail" for wanted in batch):
             raise RuntimeError("on purpose")
         images = [numpy.full((2, 2, 3), seed, numpy.uint8) for seed in self.batches[-1]]
-        return numpy.stack(images), SimpleNamespace(prompt_encode_s=0.1, step_s=[0.2], decode_s=0.3)
+        return numpy.stack(images), SimpleNamespace(prompt_encode_s=0.1, setup_s=0.0, step_s=[0.2], decode_s=0.3)
 
 
 def wanted(*seeds, steps=25, prompt="x"):

@@ -151,21 +151,29 @@ def test_nothing_that_is_not_a_number_is_written(tmp_path):
 seconds = st.floats(0, 100, allow_nan=False)
 
 
-@given(st.lists(seconds, min_size=1, max_size=50), seconds, seconds, seconds, seconds, seconds, seconds)
-def test_clocks_add_up(steps, queue, encode, decode, image, other, transfer):
-    total = queue + encode + sum(steps) + decode + image + other
-    metrics = {"queue_s": queue, "prompt_encode_s": encode, "step_s": steps, "decode_s": decode}
+@given(st.lists(seconds, min_size=1, max_size=50), seconds, seconds, seconds, seconds, seconds, seconds, seconds)
+def test_clocks_add_up(steps, queue, encode, setup, decode, image, other, transfer):
+    total = queue + encode + setup + sum(steps) + decode + image + other
+    metrics = {"queue_s": queue, "prompt_encode_s": encode, "setup_s": setup, "step_s": steps, "decode_s": decode}
     metrics |= {"image_encode_s": image, "total_s": total}
     reply = clients.Reply(1e9, 50.0, 50.0 + total + transfer, total, metrics, 1)
     parts = clients.split_clocks(reply)
     assert parts["e2e_s"] == pytest.approx(total + transfer, abs=1e-6)
     assert parts["residual_s"] == pytest.approx(other, abs=1e-5)
     assert parts["transfer_s"] == pytest.approx(transfer, abs=1e-5)
-    names = ("queue_s", "prompt_encode_s", "decode_s", "image_encode_s", "transfer_s", "residual_s")
+    names = ("queue_s", "prompt_encode_s", "setup_s", "decode_s", "image_encode_s", "transfer_s", "residual_s")
     assert sum(parts[name] for name in names) + sum(parts["step_s"]) == pytest.approx(parts["e2e_s"], abs=1e-6)
 
 
-GOOD_METRICS = {"queue_s": 0, "prompt_encode_s": 0, "step_s": [1], "decode_s": 0, "image_encode_s": 0, "total_s": 1}
+GOOD_METRICS = {
+    "queue_s": 0,
+    "prompt_encode_s": 0,
+    "setup_s": 0,
+    "step_s": [1],
+    "decode_s": 0,
+    "image_encode_s": 0,
+    "total_s": 1,
+}
 
 
 @pytest.mark.parametrize(

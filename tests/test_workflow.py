@@ -130,7 +130,7 @@ def test_the_clocks_add_up(smoke):
     for path in latency_files(smoke):
         for line in path.read_text().splitlines():
             record = json.loads(line)
-            parts = ("queue_s", "prompt_encode_s", "decode_s", "image_encode_s", "residual_s")
+            parts = ("queue_s", "prompt_encode_s", "setup_s", "decode_s", "image_encode_s", "residual_s")
             total = sum(record[part] for part in parts) + sum(record["step_s"]) + record.get("transfer_s", 0)
             assert total == pytest.approx(record["e2e_s"], abs=1e-6)
 

@@ -69,7 +69,7 @@ def clocks(pipeline) -> dict:
     started = time.perf_counter()
     _, measured = generate(pipeline, [request(0, steps=5)])
     total_s = time.perf_counter() - started
-    parts_s = [measured.prompt_encode_s, *measured.step_s, measured.decode_s]
+    parts_s = [measured.prompt_encode_s, measured.setup_s, *measured.step_s, measured.decode_s]
     return {"total_s": total_s, "parts_s": parts_s, "steps": len(measured.step_s)}
 
 

@@ -32,7 +32,7 @@ def generate(batch: Sequence[Wanted]) -> tuple:
         step_s.append(time.perf_counter() - started_s)
     seeds = [seed for wanted in batch for seed in wanted.seeds]
     images = [numpy.full((batch[0].height, batch[0].width, 3), seed % 256, numpy.uint8) for seed in seeds]
-    return numpy.stack(images), SimpleNamespace(prompt_encode_s=0.0, step_s=step_s, decode_s=0.0)
+    return numpy.stack(images), SimpleNamespace(prompt_encode_s=0.0, setup_s=0.0, step_s=step_s, decode_s=0.0)
 
 
 def main() -> None:

@@ -24,7 +24,12 @@ def answer(service_s: float, steps: int, received_s: float) -> dict:
     started_s = time.perf_counter()
     time.sleep(service_s)
     took_s = time.perf_counter() - started_s
-    parts = {"prompt_encode_s": took_s * 0.1, "step_s": [took_s * 0.8 / steps] * steps, "decode_s": took_s * 0.1}
+    parts = {
+        "prompt_encode_s": took_s * 0.1,
+        "setup_s": 0.0,
+        "step_s": [took_s * 0.8 / steps] * steps,
+        "decode_s": took_s * 0.1,
+    }
     metrics = {"queue_s": started_s - received_s, **parts, "image_encode_s": 0.0}
     return {"data": [{"b64_json": PNG}], "metrics": {**metrics, "total_s": time.perf_counter() - received_s}}
 

@@ -100,11 +100,12 @@ def latency_records(cell: Cell, replicate: int, rng: np.random.Generator) -> lis
         parts = {
             "queue_s": 0.0002,
             "prompt_encode_s": float(side.prompt_encode_s * factor),
+            "setup_s": 0.0001,
             "step_s": [round(float(s), 7) for s in step_s],
             "decode_s": float(side.decode_s * factor),
             "image_encode_s": float(side.image_encode_s * factor),
         }
-        rest_s = side.overhead_s * factor - parts["queue_s"]
+        rest_s = side.overhead_s * factor - parts["queue_s"] - parts["setup_s"]
         e2e_s = sum(parts["step_s"]) + rest_s + sum(v for k, v in parts.items() if k != "step_s")
         records.append(
             {

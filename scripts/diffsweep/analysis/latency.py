@@ -14,6 +14,7 @@ QUANTILES = {"p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
 PARTS = (
     "queue_s",
     "prompt_encode_s",
+    "setup_s",
     "steps_s",
     "decode_s",
     "image_encode_s",

@@ -40,9 +40,11 @@ class ImageRequest:
 
 @dataclass(frozen=True)
 class Clocks:
-    """Where the time of one batch went. What is not in here (drawing latents, timesteps) is the caller's residual."""
+    """Where the time of one batch went. setup_s: from the prompt encoding to the first step (scheduler, timesteps,
+    initial latents). What is not in here is the caller's residual."""
 
     prompt_encode_s: float
+    setup_s: float
     step_s: tuple[float, ...]
     decode_s: float
 
@@ -195,8 +197,8 @@ def sample(pipeline, requests: Sequence[ImageRequest]) -> tuple[np.ndarray, Cloc
     timeline.mark()
     images = decode(pipeline, latents)
     timeline.mark()
-    encoding_s, _before_loop_s, *step_s, _after_loop_s, decoding_s = timeline.between_s()
-    return images, Clocks(encoding_s, tuple(step_s), decoding_s)
+    encoding_s, setup_s, *step_s, _after_loop_s, decoding_s = timeline.between_s()
+    return images, Clocks(encoding_s, setup_s, tuple(step_s), decoding_s)
 
 
 def generate(pipeline, requests: Sequence[ImageRequest]) -> tuple[np.ndarray, Clocks]:

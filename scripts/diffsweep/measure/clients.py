@@ -153,7 +153,7 @@ def read_reply(payload: bytes) -> tuple[int, dict[str, Any]]:
     return len(images), metrics
 
 
-SERVER_CLOCKS = ("queue_s", "prompt_encode_s", "decode_s", "image_encode_s", "total_s")
+SERVER_CLOCKS = ("queue_s", "prompt_encode_s", "setup_s", "decode_s", "image_encode_s", "total_s")
 
 
 def split_clocks(reply: Reply) -> dict[str, Any]:
@@ -161,7 +161,7 @@ def split_clocks(reply: Reply) -> dict[str, Any]:
     batch_size, the images of the call that it ran in; None when the server does not say.
 
     transfer_s is the client's time less the server's: sending, HTTP both ways, receiving. residual_s is what remains
-    of the server's time: scheduler set-up, initial latents, work between the steps, handing over between threads.
+    of the server's time: work after the last step, handing over between threads.
     """
     metrics = reply.metrics
     parts = {name: round(metrics[name], 7) for name in SERVER_CLOCKS[:-1]}

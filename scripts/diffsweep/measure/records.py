@@ -25,8 +25,9 @@ class LatencyRecord:
 
     role: "variant" or "baseline"; block: 0 for warm-up, then 1, 2, ...; order: the request's place in the replicate;
     status: "ok" or "error"; error: its kind. e2e_s is the client's, from before the request is sent until its last
-    byte is there. e2e_s = queue_s + prompt_encode_s + sum(step_s) + decode_s + image_encode_s + transfer_s
+    byte is there. e2e_s = queue_s + prompt_encode_s + setup_s + sum(step_s) + decode_s + image_encode_s + transfer_s
     + residual_s: transfer_s is what passes outside of the server's handler, residual_s what nothing else accounts for.
+    Records without setup_s are older, and have that time in residual_s.
     attempt: 1, and one more each time that a disturbed pair of blocks was measured again; `valid` leaves out what was
     thereby replaced.
     """
@@ -57,6 +58,7 @@ class LatencyRecord:
     first_byte_s: float | None
     attempt: int = 1
     batch_size: int | None = None  # images of the pipeline call that the request ran in
+    setup_s: float | None = None
 
 
 @dataclass(frozen=True)

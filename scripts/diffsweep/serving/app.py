@@ -118,6 +118,7 @@ def reply(wanted: Wanted, done: Done, received_s: float) -> dict:
         "metrics": {
             "queue_s": done.started_s - received_s,
             "prompt_encode_s": done.prompt_encode_s,
+            "setup_s": done.setup_s,
             "step_s": done.step_s,
             "decode_s": done.decode_s,
             "image_encode_s": done.image_encode_s,

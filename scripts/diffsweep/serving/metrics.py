@@ -15,7 +15,7 @@ from diffsweep.serving.parsing import Service
 # From a small model's request to a video's; a heat map needs no finer ones.
 BUCKETS_S = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1, 1.5, 2, 3, 5, 7.5, 10, 15, 20, 30, 60, 120, 300)
 # In the words of the reply's clocks; "other" is what they leave of the server's time, so that the stages add up.
-STAGES = ("queue", "prompt_encode", "sampling", "decode", "image_encode", "other")
+STAGES = ("queue", "prompt_encode", "setup", "sampling", "decode", "image_encode", "other")
 # These series are there from the beginning: a rate does not see a series begin at 1.
 CODES = ("200", "400", "429", "500")
 WORDS = {True: "true", False: "false"}

@@ -14,7 +14,7 @@ from typing import Any
 from diffsweep.serving.parsing import Wanted
 
 # (requests of equal settings) -> their images in order, uint8 (N, height, width, 3), and the clocks of the call: an
-# object with prompt_encode_s, step_s (one per step) and decode_s.
+# object with prompt_encode_s, setup_s, step_s (one per step) and decode_s.
 Generate = Callable[[Sequence[Wanted]], tuple[Any, Any]]
 
 
@@ -45,6 +45,7 @@ class Done:
     images: tuple[str, ...]
     started_s: float
     prompt_encode_s: float
+    setup_s: float
     step_s: tuple[float, ...]
     decode_s: float
     image_encode_s: float
@@ -162,6 +163,7 @@ def do(jobs: Sequence[Job], generate: Generate) -> None:
                 images=encoded,
                 started_s=started_s,
                 prompt_encode_s=clocks.prompt_encode_s,
+                setup_s=clocks.setup_s,
                 step_s=tuple(clocks.step_s),
                 decode_s=clocks.decode_s,
                 image_encode_s=time.perf_counter() - decoded_s,

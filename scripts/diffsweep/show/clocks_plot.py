@@ -17,6 +17,7 @@ NUMBERS_IN = 1.75
 PARTS = {
     "queue_s": ("queue", palette.PART_COLOURS["queue"]),
     "prompt_encode_s": ("prompt", palette.PART_COLOURS["prompt"]),
+    "setup_s": ("set-up", palette.PART_COLOURS["setup"]),
     "steps_s": ("steps", palette.PART_COLOURS["steps"]),
     "decode_s": ("decoding", palette.PART_COLOURS["decode"]),
     "image_encode_s": ("PNG", palette.PART_COLOURS["encode"]),

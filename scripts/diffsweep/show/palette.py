@@ -25,6 +25,7 @@ ENGINE_NAMES = {"torch": "PyTorch", "onnxruntime": "ONNX Runtime", "openvino": "
 PART_COLOURS = {
     "queue": "#8d99a6",
     "prompt": "#123f73",
+    "setup": "#6b5fa8",
     "steps": "#3f7fbf",
     "decode": "#8fbbe3",
     "encode": "#cfe0f0",
