@@ -8,6 +8,7 @@ from pathlib import Path
 
 from diffsweep.measure import host  # the benchmark that imports this has put scripts/ on the path
 
+RATIO = "ratio"  # the unit of what has none; such a figure keeps four decimals
 COLUMNS = ("benchmark", "what", "value", "unit", "limit", "machine", "cores", "git_revision", "measured_at")
 
 
@@ -26,7 +27,9 @@ class Figure:
 
     def __str__(self) -> str:
         limit = "" if self.limit is None else f"  (limit {self.limit:g} {self.unit})"
-        return f"{self.what:60} {self.value:8.2f} {self.unit:4}{limit}" + ("  MISSED" if self.missed else "")
+        return f"{self.what:60} {self.value:8.{4 if self.unit == RATIO else 2}f} {self.unit:5}{limit}" + (
+            "  MISSED" if self.missed else ""
+        )
 
 
 def keep(path: Path, benchmark: str, figures: Sequence[Figure]) -> None:
@@ -40,7 +43,16 @@ def keep(path: Path, benchmark: str, figures: Sequence[Figure]) -> None:
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     earlier = list(csv.DictReader(path.open(newline=""))) if path.exists() else []
-    new = [{**known, "what": f.what, "value": round(f.value, 2), "unit": f.unit, "limit": f.limit} for f in figures]
+    new = [
+        {
+            **known,
+            "what": f.what,
+            "value": round(f.value, 4 if f.unit == RATIO else 2),
+            "unit": f.unit,
+            "limit": f.limit,
+        }
+        for f in figures
+    ]
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as handle:
         writer = csv.DictWriter(handle, COLUMNS)

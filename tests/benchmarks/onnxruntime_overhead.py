@@ -149,8 +149,8 @@ def largest_difference(folder: str) -> int:
     return int(abs(ours - optimum).max())
 
 
-def report(cycles: list, difference: int) -> int:
-    """Print the comparison; the exit code."""
+def report(cycles: list, difference: int, out: Path | None) -> int:
+    """Print the comparison, and keep it at `out`; the exit code."""
     import math
 
     from diffsweep.analysis.stats import speedup
@@ -171,6 +171,12 @@ def report(cycles: list, difference: int) -> int:
         "optimum_s": medians[1],
     }
     print(json.dumps({**figures, "cycles": len(cycles), "difference": difference, "verdict": verdict}))
+    if out:
+        from figures import RATIO, Figure, keep
+
+        ends = {"": ratio.value, ", interval from": ratio.low, ", interval to": ratio.high}
+        kept = [Figure(f"ours / optimum's{end}", value, RATIO, None if end else LIMIT) for end, value in ends.items()]
+        keep(out, Path(__file__).stem, [*kept, Figure("optimum's, median of an image", medians[1], "s")])
     return int(verdict == "too slow" or difference > MOST_DIFFERENCE)
 
 
@@ -189,6 +195,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=PROJECT / "resources" / "reference-model")
     parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path, help="the table that keeps the figures")
     options = parser.parse_args()
     if options.inside:
         work(options, options.inside)
@@ -208,7 +215,7 @@ def main() -> None:
                     subject.process.kill()
                     subject.process.wait()
         difference = largest_difference(folder)
-    sys.exit(report(cycles, difference))
+    sys.exit(report(cycles, difference, options.out))
 
 
 if __name__ == "__main__":

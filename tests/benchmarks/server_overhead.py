@@ -150,8 +150,8 @@ def ratio(pairs: list[tuple[Request, Request]], part: str) -> "Estimate":
     return stats.speedup(logs)
 
 
-def report(pairs: list[tuple[Request, Request]]) -> int:
-    """Print the comparison; the exit code."""
+def report(pairs: list[tuple[Request, Request]], out: Path | None) -> int:
+    """Print the comparison, and keep it at `out`; the exit code."""
     parts = {"sampling": "step_s", "whole": "whole_s", "cpu": "cpu_s"}
     found = {name: ratio(pairs, part) for name, part in parts.items()}
     for name, compared in found.items():
@@ -163,6 +163,16 @@ def report(pairs: list[tuple[Request, Request]]) -> int:
     verdict = "too slow" if sampling.low > LIMIT else "cannot tell" if sampling.high > LIMIT else "within 1 %"
     print(f"verdict: {verdict}")
     print(json.dumps({**{name: asdict(e) for name, e in found.items()}, "pairs": len(pairs), "verdict": verdict}))
+    if out:
+        from figures import RATIO, Figure, keep
+
+        ends = {"": sampling.value, ", interval from": sampling.low, ", interval to": sampling.high}
+        kept = [
+            Figure(f"sampling: through the server / bare{end}", value, RATIO, None if end else LIMIT)
+            for end, value in ends.items()
+        ]
+        whole = Figure("whole request: through the server / bare", found["whole"].value, RATIO)
+        keep(out, Path(__file__).stem, [*kept, whole])
     return int(verdict == "too slow")
 
 
@@ -173,6 +183,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--model", type=Path, default=PROJECT / "resources" / "reference-model")
     parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path, help="the table that keeps the figures")
     options = parser.parse_args()
     if options.inside:
         serve(options.model, options.inside, options.steps, options.threads)
@@ -186,7 +197,7 @@ def main() -> None:
         finally:
             subject.process.kill()
             subject.process.wait()
-    sys.exit(report(pairs))
+    sys.exit(report(pairs, options.out))
 
 
 if __name__ == "__main__":
