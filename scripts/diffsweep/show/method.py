@@ -38,7 +38,7 @@ def method(cells: Sequence[Cell]) -> Facts:
         ("Load", _load(plan)),
         *_arrivals(cells),
         *_costs(cells),
-        ("Images", _images(plan)),
+        ("Images", _images(plan, cells)),
         ("Quality verdict", _quality(plan)),
     ]
     return facts
@@ -153,11 +153,15 @@ def _price(price: Mapping) -> str:
     return f"{price_words(price)} Over the sustained throughput at 100 % utilisation; never from 1 / latency."
 
 
-def _images(plan: Mapping) -> str:
+def _images(plan: Mapping, cells: Sequence[Cell]) -> str:
     q = plan["quality"]
+    floor = next(
+        (row["fid_floor"] for cell in cells for row in cell.rows if not words.missing(row.get("fid_floor"))), None
+    )
+    real = "" if floor is None else f"(as many real images have {words.number(floor)})"
     return _one_line(f"""
         {q["images"]} images a variant, prompts of {q.get("prompts")}, seeds from {q.get("seed", 0)}, the same
-        initial noise for every variant. FID with the features of {q.get("fid")} against reference images; CLIP
+        initial noise for every variant. FID with the features of {q.get("fid")} against reference images {real}; CLIP
         score with {q.get("clip")}; SSIM and PSNR image by image against the baseline. FID depends on the number
         of images: compare it within this report only.
     """)
