@@ -17,7 +17,7 @@ from diffsweep.show.labels import Box, Placement, place_labels
 BODY_IN = 5.4
 LEGEND_IN = 1.45
 LABEL_SIZE = 8.4
-WHISKER_COST, FRONT_COST = 24.0, 45.0  # what covering one costs a label, in pixels of distance
+WHISKER_COST, FRONT_COST = 40.0, 120.0  # what covering one costs a label, in pixels of distance
 FEW, REACH = 24, 42.0  # with more points than this, a label lies within so many pixels or is left out
 CROWD = 120  # more points than this are a crowd
 ON_FRONT, CONTENDER, BEATEN = "front", "contender", "beaten"
