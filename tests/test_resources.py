@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -302,19 +303,20 @@ def sample_at(unix_s, gpus, package):
     energy_j = PACKAGE_W * (unix_s - synthetic.STARTED_UNIX_S) if package else None
     known = {"schema": 1, "unix_s": unix_s, "memory_bytes": {"variant": 7 * 10**8}}
     found = {"cpu_mhz": 3000.0, "cpu_temperature_c": None, "package_energy_j": energy_j}
-    return records.ResourceSample(**known, **found, gpus=[device, device] if gpus else [])
+    idle = {**device, "utilisation": 0.0, "power_w": 70.0, "temperature_c": 90, "clock_event_reasons": 0x40}
+    return records.ResourceSample(**known, **found, gpus=[device, idle] if gpus else [])
 
 
 def test_energy_is_power_times_time_over_images(tmp_path):
     rows, _ = sampled_results(tmp_path)
     for row in rows.values():
         rate = row["images_per_s"]
-        assert row["gpu_energy_j_per_image"] == pytest.approx(2 * GPU_W / rate, rel=0.01)  # two GPUs
+        assert row["gpu_energy_j_per_image"] == pytest.approx(GPU_W / rate, rel=0.01)  # not the idle one's
         assert row["package_energy_j_per_image"] == pytest.approx(PACKAGE_W / rate, rel=0.01)
         assert row["package_energy_j_per_image_low"] < PACKAGE_W / rate < row["package_energy_j_per_image_high"]
         assert row["energy_reason"] is row["not_offered"] is None
         assert row["gpu_utilisation"] == pytest.approx(0.9)
-        assert (row["device_memory_bytes"], row["gpu_power_w"]) == (8e9, 500)
+        assert (row["device_memory_bytes"], row["gpu_power_w"]) == (4e9, GPU_W)
         assert (row["gpu_clock_mhz"], row["gpu_temperature_c"], row["cpu_mhz"]) == (1500, 60, 3000)
         assert row["gpu_clock_events"] == "power cap, software thermal"
         assert (row["memory_bytes"], row["server_cpu_cores"]) == (7 * 10**8, pytest.approx(1.9))
@@ -324,7 +326,14 @@ def test_too_little_of_it_is_no_energy_figure(tmp_path):
     rows, _ = sampled_results(tmp_path, requests_per_level=12)
     row = rows["openvino"]
     assert row["package_energy_j_per_image"] is None
-    assert "36 images at the sustained load; an energy figure takes 30 s and 20 images" in row["energy_reason"]
+    told = re.fullmatch(
+        r"\d+ s and 36 images at the sustained load; an energy figure takes 30 s and 20 images: "
+        r"set protocol.requests_per_level to (\d+)",
+        row["energy_reason"],
+    )
+    enough, _ = sampled_results(tmp_path / "again", requests_per_level=int(told[1]))
+    assert enough["openvino"]["package_energy_j_per_image"] is not None
+    assert int(told[1]) < 60
 
 
 def test_what_the_machine_does_not_offer_is_said(tmp_path):
