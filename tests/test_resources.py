@@ -113,10 +113,10 @@ def test_a_processor_that_is_slowed_down_by_heat_disturbs(tmp_path):
 # --- the sampler ---
 
 
-def sample(tmp_path, nvml, hz=100.0, enough=3, **options):
+def sample(tmp_path, device=gpu.NONE, hz=100.0, enough=3, **options):
     """A sampler that has looked at this process `enough` times, and its file."""
-    path = tmp_path / "resources.jsonl"
-    with records.RecordWriter(path) as writer, Sampler({"server": [os.getpid()]}, nvml, writer, hz, **options) as found:
+    path, watched = tmp_path / "resources.jsonl", {"server": [os.getpid()]}
+    with records.RecordWriter(path) as writer, Sampler(watched, device, writer, hz, **options) as found:
         wait_for(lambda: hz == 0 or len(found.samples) >= enough or not found._thread.is_alive())
     return found, path
 
@@ -124,8 +124,8 @@ def sample(tmp_path, nvml, hz=100.0, enough=3, **options):
 def test_samples_are_what_the_devices_say(tmp_path, monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     fake_rapl(tmp_path)
-    silent = FakeNvml(silent=("nvmlDeviceGetPowerUsage",))
-    found, path = sample(tmp_path, silent, energy=counters.PackageEnergy(tmp_path))
+    silent = FakeNvml(silent=("nvmlDeviceGetPowerUsage",), uuids=("GPU-1", "GPU-2"))
+    found, path = sample(tmp_path, gpu.find_device(silent), energy=counters.PackageEnergy(tmp_path))
     read = records.read_resources(path)
     assert read == found.samples and len(read) >= 3
     assert all(s.memory_bytes["server"] > 1e6 and s.package_energy_j == 0 for s in read)
@@ -141,15 +141,15 @@ def test_samples_are_what_the_devices_say(tmp_path, monkeypatch):
 
 
 def test_a_machine_without_a_gpu_says_so(tmp_path, monkeypatch):
-    found, _ = sample(tmp_path, None)
+    found, _ = sample(tmp_path)
     assert found.samples[0].gpus == [] and found.note()["missing"]["gpus"] == "no NVIDIA GPU"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert "CUDA_VISIBLE_DEVICES" in sample(tmp_path, FakeNvml())[0].note()["missing"]["gpus"]
+    assert "CUDA_VISIBLE_DEVICES" in sample(tmp_path, gpu.find_device(FakeNvml()))[0].note()["missing"]["gpus"]
 
 
 def test_sampling_can_be_switched_off(tmp_path):
     before = threading.active_count()
-    found, path = sample(tmp_path, None, hz=0)
+    found, path = sample(tmp_path, hz=0)
     assert found.samples == [] and path.read_bytes() == b"" and threading.active_count() == before
 
 
@@ -157,17 +157,18 @@ def test_a_counter_that_goes_away_ends_the_sampling_and_nothing_else(tmp_path):
     counter = fake_rapl(tmp_path)
     energy = counters.PackageEnergy(tmp_path)
     counter.unlink()
-    found, _ = sample(tmp_path, None, energy=energy)
+    found, _ = sample(tmp_path, energy=energy)
     assert "sampling ended after 0 samples: FileNotFoundError" in found.note()["problem"]
 
 
 def test_throttling_between_two_looks_at_the_gpu_is_seen(tmp_path, monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     nvml = FakeNvml(reasons=0x40)
-    found, _ = sample(tmp_path, nvml)
+    device = gpu.find_device(nvml)
+    found, _ = sample(tmp_path, device)
     nvml.reasons = 0x1
-    assert gpu.disturbances(gpu.state(nvml), set()) == []
-    assert "0x40" in gpu.disturbances(gpu.state(nvml), set(), found.samples)[0]
+    assert gpu.disturbances(gpu.state(device), set()) == []
+    assert "0x40" in gpu.disturbances(gpu.state(device), set(), found.samples)[0]
 
 
 # --- pairs that are repeated ---

@@ -32,9 +32,9 @@ def measure_arrivals(
     spec: Mapping, launch: Launch, prompts: Sequence[Prompt], objective_s: float, run: str, files: Files, keeper: Keeper
 ) -> None:
     """Run the search. Raises Failed and Unsupported."""
-    nvml = gpu.open_nvml()
-    job = Replicate(spec, identity(spec, run), files, keeper, nvml)
-    job.note(objective_s=objective_s, host={**host.describe(nvml), "before": host.state(nvml)})
+    device = gpu.open_device()
+    job = Replicate(spec, identity(spec, run), files, keeper, device)
+    job.note(objective_s=objective_s, host={**host.describe(device), "before": host.state(device)})
     try:
         with RecordWriter(files.capacity) as writer:
             _start(job, launch)
@@ -46,7 +46,7 @@ def measure_arrivals(
         job.enter("stop")
         servers.stop(job.servers, keeper)
         job.enter("done")
-        job.note(host={**job.notes["host"], "after": host.state(nvml)})
+        job.note(host={**job.notes["host"], "after": host.state(device)})
 
 
 def bodies_of(job: Replicate, prompts: Sequence[Prompt]) -> list[bytes]:

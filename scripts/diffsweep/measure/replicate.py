@@ -38,12 +38,12 @@ def measure(turns: Sequence[Turn], launches: Mapping[str, Launch], run: str, kee
     is how often a second the sampler looks, `repeated_share` how many of the pairs of blocks may be measured again when
     they were disturbed; 0 switches either off.
     """
-    nvml = gpu.open_nvml()
+    device = gpu.open_device()
     sides: dict[str, Server] = {}
     starts: Mapping[str, Mapping] = {}
     try:
         for turn in turns:
-            replicate = Replicate(turn.spec, identity(turn.spec, run), turn.files, keeper, nvml, sides)
+            replicate = Replicate(turn.spec, identity(turn.spec, run), turn.files, keeper, device, sides)
             with _noted(replicate, turns, launches):
                 starts = _measure_one(replicate, turn.requests, launches, starts, last=turn is turns[-1])
     finally:
@@ -59,13 +59,13 @@ def _noted(replicate: Replicate, turns: Sequence[Turn], launches: Mapping) -> It
         shared_server=launches["variant"] is launches["baseline"],
         turns=[turn.spec["variant"]["name"] for turn in turns],
         warmup=replicate.spec["protocol"]["warmup"],
-        host={**host.describe(replicate.nvml), "before": host.state(replicate.nvml)},
+        host={**host.describe(replicate.device), "before": host.state(replicate.device)},
     )
     try:
         yield
     finally:
         replicate.enter("done")
-        after = {**replicate.notes["host"], "after": host.state(replicate.nvml)}
+        after = {**replicate.notes["host"], "after": host.state(replicate.device)}
         replicate.note(host=after, ended_unix_s=time.time())
 
 
@@ -107,7 +107,7 @@ def _sampled(replicate: Replicate, watched: Mapping[str, Sequence[int]]) -> Iter
     """Samples of `watched` go into resources.jsonl meanwhile, and what the sampler says of itself into the notes."""
     hz = replicate.spec.get("sampling_hz", sampler.HZ)
     with RecordWriter(replicate.files.resources) as writer:
-        samples = Sampler(watched, replicate.nvml, writer, hz)
+        samples = Sampler(watched, replicate.device, writer, hz)
         try:
             with samples:
                 yield samples
