@@ -7,6 +7,8 @@ import statistics
 import subprocess
 import sys
 import threading
+import time
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from types import SimpleNamespace
 
@@ -16,10 +18,13 @@ import synthetic
 from conftest import wait_for
 from diffsweep.analysis import resources, summary
 from diffsweep.analysis.cells import read_cells
-from diffsweep.measure import blocks, counters, gpu, monitor, pairing, records
+from diffsweep.measure import blocks, capacity, counters, gpu, load, monitor, open_loop, pairing, records
+from diffsweep.measure.arrivals import Arrival, Limits
+from diffsweep.measure.journal import Files, Replicate, identity
 from diffsweep.measure.sampler import Sampler
 from diffsweep.show import cells as show_cells
 from diffsweep.show import resources as show_resources
+from diffsweep.sweep.outcomes import Failed
 from fakes.nvml import FakeNvml
 from test_benchmark import Job, spec_of
 from test_measure import LATENCY
@@ -273,6 +278,107 @@ def test_a_spec_switches_the_sampler_off(tmp_path):
     assert job.replicate["sampling"]["samples"] == 0 and job.replicate["sampling"]["hz"] == 0
 
 
+# --- load levels and runs of arrivals that are repeated ---
+
+
+class Loaded:
+    """A replicate whose levels and runs take no time, on a GPU; `when(attempt)` is what NVML says of it: (clock event
+    reasons, processes)."""
+
+    def __init__(self, tmp_path, monkeypatch, when, **spec):
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        monkeypatch.setattr(monitor, "disturbances", lambda _used: [])  # whatever else runs on this machine
+        for module in (load, open_loop):
+            monkeypatch.setattr(module, "run_level", self._level, raising=True)
+        monkeypatch.setattr(load, "connected", lambda *_: nullcontext([]))
+        monkeypatch.setattr(open_loop, "_in_turn", self._run)
+        monkeypatch.setattr(open_loop, "prefer_the_client", lambda: False)
+        self.when, self.attempts, self.nvml = when, 0, FakeNvml()
+        server = SimpleNamespace(name="variant", processes=[os.getpid()], check_soon=lambda: None)
+        files = Files(*(tmp_path / name for name in ("latency", "capacity", "resources", "notes")))
+        known = {**spec_of(), "arrivals": {"seed": 0, "requests": 4, "tolerance": 0.1, "runs": 1}} | spec
+        known["protocol"] |= {"levels": [2]}
+        if not spec:
+            del known["repeated_share"]
+        self.job = Replicate(known, identity(known, "r"), files, None, gpu.find_device(self.nvml), {"variant": server})
+        self.job.notes = {"servers": {"variant": {}}}
+        self.error = None
+
+    def load(self):
+        self.job.clients["variant"] = SimpleNamespace(close=lambda: None)
+        with records.RecordWriter(self.job.files.capacity) as writer:
+            load.run_load(self.job, [], writer, Sampler({}, self.job.device, writer, hz=0))
+        return self.job.notes["levels"]
+
+    def arrive(self):
+        with records.RecordWriter(self.job.files.capacity) as writer:
+            open_loop._search(self.job, [b""], Limits(1.0, 0.1, 0.5), writer)
+        return self.job.notes["trials"]
+
+    def _look(self):
+        self.attempts += 1
+        self.nvml.reasons, self.nvml.processes = self.when(self.attempts)
+        time.sleep(0.01)
+
+    def _level(self, _clients, _bodies, _measured):
+        self._look()
+        return [
+            capacity.Completion(0, n, n + self.attempts, 0 if self.error else 1, self.error, None, steady=n > 0)
+            for n in range(4)
+        ]
+
+    def _run(self, _clients, _bodies, schedule_s, _number):
+        self._look()
+        return [Arrival(0, at, at, at + self.attempts / 10, 1, None, None, steady=True) for at in schedule_s]
+
+    @property
+    def kept(self):
+        """Attempts of all records, and of the valid ones."""
+        found = records.read_capacity(self.job.files.capacity)
+        return {r.attempt for r in found}, {r.attempt for r in records.valid(found)}
+
+
+THROTTLED, SHARED, QUIET = (0x40, ()), (0, (1, 2, 3)), (0x4, ())
+
+
+@pytest.mark.parametrize("scenario", ["load", "arrive"])
+@pytest.mark.parametrize(("disturbed", "why"), [(THROTTLED, "was slowed down"), (SHARED, "ran 2 foreign processes")])
+def test_a_disturbed_level_or_run_is_made_once_more(tmp_path, monkeypatch, scenario, disturbed, why):
+    found = Loaded(tmp_path, monkeypatch, lambda attempt: disturbed if attempt == 1 else QUIET)
+    (note,) = getattr(found, scenario)()
+    assert found.attempts == note["attempt"] == 2 and note["disturbed"] == []
+    (replaced,) = found.job.notes["replaced"]
+    assert replaced["attempt"] == 1 and why in replaced["disturbed"][0]
+    assert found.kept == ({1, 2}, {2})
+
+
+@pytest.mark.parametrize("scenario", ["load", "arrive"])
+def test_what_stays_disturbed_is_used_and_noted(tmp_path, monkeypatch, scenario):
+    found = Loaded(tmp_path, monkeypatch, lambda _attempt: THROTTLED)
+    (note,) = getattr(found, scenario)()
+    assert found.attempts == note["attempt"] == 2 and "was slowed down" in note["disturbed"][0]
+    assert found.kept == ({1, 2}, {2})
+
+
+@pytest.mark.parametrize("scenario", ["load", "arrive"])
+def test_a_quiet_level_or_run_is_made_once(tmp_path, monkeypatch, scenario):
+    quiet = Loaded(tmp_path, monkeypatch, lambda _attempt: QUIET)
+    (note,) = getattr(quiet, scenario)()
+    assert quiet.attempts == note["attempt"] == 1 and "replaced" not in quiet.job.notes
+    never = Loaded(tmp_path, monkeypatch, lambda _attempt: THROTTLED, repeated_share=0)
+    (note,) = getattr(never, scenario)()
+    assert never.attempts == 1 and note["disturbed"]
+
+
+def test_a_level_that_broke_the_server_is_not_repeated(tmp_path, monkeypatch):
+    found = Loaded(tmp_path, monkeypatch, lambda _attempt: THROTTLED)
+    found.error = "connection"
+    with pytest.raises(Failed, match="failed under load of 2 clients"):
+        found.load()
+    (note,) = found.job.notes["levels"]
+    assert found.attempts == 1 and note["errors"] == {"connection": 4}
+
+
 # --- in the summary ---
 
 GPU_W, PACKAGE_W = 250.0, 40.0
@@ -398,6 +504,11 @@ def test_records_that_were_replaced_are_in_no_figure(tmp_path):
         lines = [json.loads(line) for line in path.read_text().splitlines()]
         slow = [{**line, "e2e_s": 9 * line["e2e_s"], "attempt": 1} for line in lines if line["block"] in (3, 4)]
         again = [{**line, "attempt": 2} if line["block"] in (3, 4) else line for line in lines]
+        path.write_text("".join(json.dumps(line) + "\n" for line in slow + again))
+    for path in sweep.glob("reference/local/*/replicate-*/capacity.jsonl"):
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        slow = [{**line, "done_s": 9 * line["done_s"], "attempt": 1} for line in lines if line["level"] == 2]
+        again = [{**line, "attempt": 2} if line["level"] == 2 else line for line in lines]
         path.write_text("".join(json.dumps(line) + "\n" for line in slow + again))
     after = summary.summarise(plan, list(read_cells(plan, sweep, sweep.parent / "artifacts")))
     assert after == before

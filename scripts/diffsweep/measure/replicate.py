@@ -36,7 +36,7 @@ def measure(turns: Sequence[Turn], launches: Mapping[str, Launch], run: str, kee
 
     launches: by role; one object for both roles where they share a server. Two keys that a spec may have: `sampling_hz`
     is how often a second the sampler looks, `repeated_share` how many of the pairs of blocks may be measured again when
-    they were disturbed; 0 switches either off.
+    they were disturbed; 0 switches either off, and the one repeat of a disturbed load level with it.
     """
     device = gpu.open_device()
     sides: dict[str, Server] = {}
@@ -95,7 +95,7 @@ def _measure_one(
             run_blocks(replicate, requests, latency, samples, watched)
             if last and not replicate.notes["shared_server"]:
                 _stop(replicate, "baseline")
-            run_load(replicate, requests, capacity)
+            run_load(replicate, requests, capacity, samples)
     if last:
         replicate.enter("stop")
         _stop(replicate, *replicate.sides)
