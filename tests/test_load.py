@@ -452,6 +452,16 @@ def test_the_summary_has_the_rate_with_its_interval(tmp_path):
     assert row["knee_clients"] == 2 and row["saturation_clients"] == 4
 
 
+def test_a_run_that_was_made_again_replaces_the_first(tmp_path):
+    before = queueing.write_search(tmp_path, queueing.constant(0.5), Limits(1.5, 0.5, 0.01))
+    path = tmp_path / "arrivals.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    slow = [{**line, "done_s": 9 + line["done_s"]} for line in lines if line["trial"] == 2]
+    again = [{**line, "attempt": 2} if line["trial"] == 2 else line for line in lines]
+    path.write_text("".join(json.dumps(line) + "\n" for line in slow + again))
+    assert read_arrivals(tmp_path).trials == before.trials
+
+
 def test_arrivals_are_a_target_of_their_own_and_the_report_waits_for_them(project):
     done = snakemake(project, "--configfile", "config/smoke.yaml", "--dry-run", "arrivals")
     assert done.returncode == 0, done.stdout[-3000:]

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import wait_for
-from diffsweep.measure import capacity, clients, gpu, host, monitor, pairing, records
+from diffsweep.measure import capacity, clients, gpu, host, monitor, pairing, records, servers
+from fakes.nvml import FakeNvml
 
 PROJECT = Path(__file__).resolve().parents[1]
 
@@ -280,51 +281,85 @@ def test_memory_of_a_process_that_is_gone_is_not_measured():
     assert own["peak_memory_bytes"] >= own["memory_bytes"] > 1e6
 
 
-class FakeNvml:
-    """As much of the module pynvml as measure/gpu.py asks for: one GPU that is too hot and cannot count energy."""
-
-    NVML_CLOCK_SM, NVML_TEMPERATURE_GPU = 1, 0
-
-    class NVMLError(Exception):
-        pass
-
-    def __getattr__(self, question):
-        answers = {
-            "nvmlSystemGetDriverVersion": "600.1",
-            "nvmlDeviceGetCount": 1,
-            "nvmlDeviceGetHandleByIndex": "handle",
-            "nvmlDeviceGetHandleByUUID": "handle",
-            "nvmlDeviceGetName": "H100",
-            "nvmlDeviceGetUUID": "GPU-1",
-            "nvmlDeviceGetEnforcedPowerLimit": 700_000,
-            "nvmlDeviceGetMemoryInfo": SimpleNamespace(total=80e9, used=3e9),
-            "nvmlDeviceGetClockInfo": 1980,
-            "nvmlDeviceGetTemperature": 90,
-            "nvmlDeviceGetCurrentClocksEventReasons": 0x44,
-            "nvmlDeviceGetComputeRunningProcesses": [SimpleNamespace(pid=7), SimpleNamespace(pid=8)],
-        }
-
-        def ask(*_arguments):
-            if question not in answers:
-                raise self.NVMLError(question)
-            return answers[question]
-
-        return ask
-
-
-def test_gpus_are_described_and_a_throttled_or_shared_one_disturbs(monkeypatch):
+def test_the_gpu_is_described_and_a_throttled_or_shared_one_disturbs(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    (found,) = gpu.describe(FakeNvml())
+    silent = ("nvmlDeviceGetTotalEnergyConsumption",)
+    device = gpu.find_device(FakeNvml(reasons=0x44, processes=(8, 7), silent=silent))
+    (found,) = gpu.describe(device)
     assert found["name"] == "H100" and found["power_limit_w"] == 700 and found["driver"] == "600.1"
-    states = gpu.state(FakeNvml())
+    states = gpu.state(device)
     assert states[0]["energy_j"] is None and states[0]["processes"] == [7, 8]
     throttled, shared = gpu.disturbances(states, ours={7})
     assert "0x40" in throttled and "1 foreign" in shared  # 0x4, the power cap, is no reason
     assert gpu.disturbances(states, ours={7, 8}) == [throttled]
     assert gpu.disturbances(states, ours={1007, 1008}) == [throttled]
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert gpu.state(FakeNvml()) == []
-    assert gpu.describe(None) is None and gpu.state(None) is None and gpu.disturbances(None, set()) == []
+    assert gpu.describe(gpu.NONE) is None and gpu.state(gpu.NONE) is None and gpu.disturbances(None, set()) == []
+
+
+@pytest.mark.parametrize(
+    ("chosen", "used"),
+    [
+        (None, 0),
+        ("1", 1),
+        ("2,0", 2),
+        (" 0, 1", 0),
+        ("1,-1", 1),
+        ("1,NoDevFiles", 1),
+        ("GPU-8932f937-0b", 1),
+        ("GPU-8932f9", 1),  # CUDA takes the beginning of a UUID,
+        ("GPU-8932", None),  # of one
+        ("GPU-5", None),
+        ("-1", None),
+        ("-1,0", None),
+        ("3", None),
+        ("", None),
+        ("NoDevFiles", None),
+        ("²", None),
+        ("MIG-1", None),
+    ],
+)
+def test_a_server_uses_the_first_gpu_that_cuda_shows_it(monkeypatch, chosen, used):
+    nvml = FakeNvml(uuids=("GPU-8932aaaa-0a", "GPU-8932f937-0b", "GPU-1234f937-0c"), processes=(7,))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if chosen is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
+    device = gpu.find_device(nvml)
+    if used is None:
+        assert gpu.describe(device) is gpu.state(device) is None
+        assert device.missing == f"no GPU is visible (CUDA_VISIBLE_DEVICES is {chosen!r})"
+    else:
+        assert [found["uuid"] for found in gpu.describe(device)] == [nvml.uuids[used]] and device.missing is None
+        assert len(gpu.state(device)) == 1
+
+
+def test_a_driver_that_does_not_work_is_no_gpu_with_its_reason(monkeypatch):
+    monkeypatch.setattr(gpu, "has_gpu", lambda: True)
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(broken="Driver/library version mismatch"))
+    device = gpu.open_device()
+    assert device.missing == "NVML failed: Driver/library version mismatch" and gpu.describe(device) is None
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(silent=("nvmlDeviceGetCount",)))
+    assert gpu.open_device().missing == "NVML failed: nvmlDeviceGetCount"
+
+
+def test_servers_number_gpus_as_nvml_does(monkeypatch, tmp_path):
+    monkeypatch.setenv(
+        "CUDA_DEVICE_ORDER", "FASTEST_FIRST"
+    )  # CUDA's own order, which nvmlDeviceGetHandleByIndex has not
+    program = tmp_path / "server.py"
+    program.write_text(
+        "import json, os, sys, time\n"
+        "path = sys.argv[sys.argv.index('--ready') + 1]\n"
+        "open(path + '.new', 'w').write(json.dumps({'order': os.environ['CUDA_DEVICE_ORDER']}))\n"
+        "os.rename(path + '.new', path)\n"
+        "time.sleep(60)\n"
+    )
+    keeper = SimpleNamespace(folder=tmp_path, watch=lambda _: None, forget=lambda _: None)
+    server = servers.start(servers.Launch("variant", "torch", program, {}, tmp_path), keeper)
+    try:
+        (ready,) = servers.wait_until_ready([server])
+        assert ready.ready["order"] == "PCI_BUS_ID"
+    finally:
+        servers.stop([server], keeper)
 
 
 def test_cpu_info_of_x86_and_arm():

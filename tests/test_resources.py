@@ -2,10 +2,13 @@
 
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
 import threading
+import time
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from types import SimpleNamespace
 
@@ -15,10 +18,13 @@ import synthetic
 from conftest import wait_for
 from diffsweep.analysis import resources, summary
 from diffsweep.analysis.cells import read_cells
-from diffsweep.measure import blocks, counters, gpu, monitor, pairing, records
+from diffsweep.measure import blocks, capacity, counters, gpu, load, monitor, open_loop, pairing, records
+from diffsweep.measure.arrivals import Arrival, Limits
+from diffsweep.measure.journal import Files, Replicate, identity
 from diffsweep.measure.sampler import Sampler
 from diffsweep.show import cells as show_cells
 from diffsweep.show import resources as show_resources
+from diffsweep.sweep.outcomes import Failed
 from fakes.nvml import FakeNvml
 from test_benchmark import Job, spec_of
 from test_measure import LATENCY
@@ -112,10 +118,10 @@ def test_a_processor_that_is_slowed_down_by_heat_disturbs(tmp_path):
 # --- the sampler ---
 
 
-def sample(tmp_path, nvml, hz=100.0, enough=3, **options):
+def sample(tmp_path, device=gpu.NONE, hz=100.0, enough=3, **options):
     """A sampler that has looked at this process `enough` times, and its file."""
-    path = tmp_path / "resources.jsonl"
-    with records.RecordWriter(path) as writer, Sampler({"server": [os.getpid()]}, nvml, writer, hz, **options) as found:
+    path, watched = tmp_path / "resources.jsonl", {"server": [os.getpid()]}
+    with records.RecordWriter(path) as writer, Sampler(watched, device, writer, hz, **options) as found:
         wait_for(lambda: hz == 0 or len(found.samples) >= enough or not found._thread.is_alive())
     return found, path
 
@@ -123,8 +129,8 @@ def sample(tmp_path, nvml, hz=100.0, enough=3, **options):
 def test_samples_are_what_the_devices_say(tmp_path, monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     fake_rapl(tmp_path)
-    silent = FakeNvml(silent=("nvmlDeviceGetPowerUsage",))
-    found, path = sample(tmp_path, silent, energy=counters.PackageEnergy(tmp_path))
+    silent = FakeNvml(silent=("nvmlDeviceGetPowerUsage",), uuids=("GPU-1", "GPU-2"))
+    found, path = sample(tmp_path, gpu.find_device(silent), energy=counters.PackageEnergy(tmp_path))
     read = records.read_resources(path)
     assert read == found.samples and len(read) >= 3
     assert all(s.memory_bytes["server"] > 1e6 and s.package_energy_j == 0 for s in read)
@@ -140,15 +146,15 @@ def test_samples_are_what_the_devices_say(tmp_path, monkeypatch):
 
 
 def test_a_machine_without_a_gpu_says_so(tmp_path, monkeypatch):
-    found, _ = sample(tmp_path, None)
+    found, _ = sample(tmp_path)
     assert found.samples[0].gpus == [] and found.note()["missing"]["gpus"] == "no NVIDIA GPU"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert "CUDA_VISIBLE_DEVICES" in sample(tmp_path, FakeNvml())[0].note()["missing"]["gpus"]
+    assert "CUDA_VISIBLE_DEVICES" in sample(tmp_path, gpu.find_device(FakeNvml()))[0].note()["missing"]["gpus"]
 
 
 def test_sampling_can_be_switched_off(tmp_path):
     before = threading.active_count()
-    found, path = sample(tmp_path, None, hz=0)
+    found, path = sample(tmp_path, hz=0)
     assert found.samples == [] and path.read_bytes() == b"" and threading.active_count() == before
 
 
@@ -156,17 +162,18 @@ def test_a_counter_that_goes_away_ends_the_sampling_and_nothing_else(tmp_path):
     counter = fake_rapl(tmp_path)
     energy = counters.PackageEnergy(tmp_path)
     counter.unlink()
-    found, _ = sample(tmp_path, None, energy=energy)
+    found, _ = sample(tmp_path, energy=energy)
     assert "sampling ended after 0 samples: FileNotFoundError" in found.note()["problem"]
 
 
 def test_throttling_between_two_looks_at_the_gpu_is_seen(tmp_path, monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     nvml = FakeNvml(reasons=0x40)
-    found, _ = sample(tmp_path, nvml)
+    device = gpu.find_device(nvml)
+    found, _ = sample(tmp_path, device)
     nvml.reasons = 0x1
-    assert gpu.disturbances(gpu.state(nvml), set()) == []
-    assert "0x40" in gpu.disturbances(gpu.state(nvml), set(), found.samples)[0]
+    assert gpu.disturbances(gpu.state(device), set()) == []
+    assert "0x40" in gpu.disturbances(gpu.state(device), set(), found.samples)[0]
 
 
 # --- pairs that are repeated ---
@@ -271,6 +278,107 @@ def test_a_spec_switches_the_sampler_off(tmp_path):
     assert job.replicate["sampling"]["samples"] == 0 and job.replicate["sampling"]["hz"] == 0
 
 
+# --- load levels and runs of arrivals that are repeated ---
+
+
+class Loaded:
+    """A replicate whose levels and runs take no time, on a GPU; `when(attempt)` is what NVML says of it: (clock event
+    reasons, processes)."""
+
+    def __init__(self, tmp_path, monkeypatch, when, **spec):
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        monkeypatch.setattr(monitor, "disturbances", lambda _used: [])  # whatever else runs on this machine
+        for module in (load, open_loop):
+            monkeypatch.setattr(module, "run_level", self._level, raising=True)
+        monkeypatch.setattr(load, "connected", lambda *_: nullcontext([]))
+        monkeypatch.setattr(open_loop, "_in_turn", self._run)
+        monkeypatch.setattr(open_loop, "prefer_the_client", lambda: False)
+        self.when, self.attempts, self.nvml = when, 0, FakeNvml()
+        server = SimpleNamespace(name="variant", processes=[os.getpid()], check_soon=lambda: None)
+        files = Files(*(tmp_path / name for name in ("latency", "capacity", "resources", "notes")))
+        known = {**spec_of(), "arrivals": {"seed": 0, "requests": 4, "tolerance": 0.1, "runs": 1}} | spec
+        known["protocol"] |= {"levels": [2]}
+        if not spec:
+            del known["repeated_share"]
+        self.job = Replicate(known, identity(known, "r"), files, None, gpu.find_device(self.nvml), {"variant": server})
+        self.job.notes = {"servers": {"variant": {}}}
+        self.error = None
+
+    def load(self):
+        self.job.clients["variant"] = SimpleNamespace(close=lambda: None)
+        with records.RecordWriter(self.job.files.capacity) as writer:
+            load.run_load(self.job, [], writer, Sampler({}, self.job.device, writer, hz=0))
+        return self.job.notes["levels"]
+
+    def arrive(self):
+        with records.RecordWriter(self.job.files.capacity) as writer:
+            open_loop._search(self.job, [b""], Limits(1.0, 0.1, 0.5), writer)
+        return self.job.notes["trials"]
+
+    def _look(self):
+        self.attempts += 1
+        self.nvml.reasons, self.nvml.processes = self.when(self.attempts)
+        time.sleep(0.01)
+
+    def _level(self, _clients, _bodies, _measured):
+        self._look()
+        return [
+            capacity.Completion(0, n, n + self.attempts, 0 if self.error else 1, self.error, None, steady=n > 0)
+            for n in range(4)
+        ]
+
+    def _run(self, _clients, _bodies, schedule_s, _number):
+        self._look()
+        return [Arrival(0, at, at, at + self.attempts / 10, 1, None, None, steady=True) for at in schedule_s]
+
+    @property
+    def kept(self):
+        """Attempts of all records, and of the valid ones."""
+        found = records.read_capacity(self.job.files.capacity)
+        return {r.attempt for r in found}, {r.attempt for r in records.valid(found)}
+
+
+THROTTLED, SHARED, QUIET = (0x40, ()), (0, (1, 2, 3)), (0x4, ())
+
+
+@pytest.mark.parametrize("scenario", ["load", "arrive"])
+@pytest.mark.parametrize(("disturbed", "why"), [(THROTTLED, "was slowed down"), (SHARED, "ran 2 foreign processes")])
+def test_a_disturbed_level_or_run_is_made_once_more(tmp_path, monkeypatch, scenario, disturbed, why):
+    found = Loaded(tmp_path, monkeypatch, lambda attempt: disturbed if attempt == 1 else QUIET)
+    (note,) = getattr(found, scenario)()
+    assert found.attempts == note["attempt"] == 2 and note["disturbed"] == []
+    (replaced,) = found.job.notes["replaced"]
+    assert replaced["attempt"] == 1 and why in replaced["disturbed"][0]
+    assert found.kept == ({1, 2}, {2})
+
+
+@pytest.mark.parametrize("scenario", ["load", "arrive"])
+def test_what_stays_disturbed_is_used_and_noted(tmp_path, monkeypatch, scenario):
+    found = Loaded(tmp_path, monkeypatch, lambda _attempt: THROTTLED)
+    (note,) = getattr(found, scenario)()
+    assert found.attempts == note["attempt"] == 2 and "was slowed down" in note["disturbed"][0]
+    assert found.kept == ({1, 2}, {2})
+
+
+@pytest.mark.parametrize("scenario", ["load", "arrive"])
+def test_a_quiet_level_or_run_is_made_once(tmp_path, monkeypatch, scenario):
+    quiet = Loaded(tmp_path, monkeypatch, lambda _attempt: QUIET)
+    (note,) = getattr(quiet, scenario)()
+    assert quiet.attempts == note["attempt"] == 1 and "replaced" not in quiet.job.notes
+    never = Loaded(tmp_path, monkeypatch, lambda _attempt: THROTTLED, repeated_share=0)
+    (note,) = getattr(never, scenario)()
+    assert never.attempts == 1 and note["disturbed"]
+
+
+def test_a_level_that_broke_the_server_is_not_repeated(tmp_path, monkeypatch):
+    found = Loaded(tmp_path, monkeypatch, lambda _attempt: THROTTLED)
+    found.error = "connection"
+    with pytest.raises(Failed, match="failed under load of 2 clients"):
+        found.load()
+    (note,) = found.job.notes["levels"]
+    assert found.attempts == 1 and note["errors"] == {"connection": 4}
+
+
 # --- in the summary ---
 
 GPU_W, PACKAGE_W = 250.0, 40.0
@@ -302,19 +410,20 @@ def sample_at(unix_s, gpus, package):
     energy_j = PACKAGE_W * (unix_s - synthetic.STARTED_UNIX_S) if package else None
     known = {"schema": 1, "unix_s": unix_s, "memory_bytes": {"variant": 7 * 10**8}}
     found = {"cpu_mhz": 3000.0, "cpu_temperature_c": None, "package_energy_j": energy_j}
-    return records.ResourceSample(**known, **found, gpus=[device, device] if gpus else [])
+    idle = {**device, "utilisation": 0.0, "power_w": 70.0, "temperature_c": 90, "clock_event_reasons": 0x40}
+    return records.ResourceSample(**known, **found, gpus=[device, idle] if gpus else [])
 
 
 def test_energy_is_power_times_time_over_images(tmp_path):
     rows, _ = sampled_results(tmp_path)
     for row in rows.values():
         rate = row["images_per_s"]
-        assert row["gpu_energy_j_per_image"] == pytest.approx(2 * GPU_W / rate, rel=0.01)  # two GPUs
+        assert row["gpu_energy_j_per_image"] == pytest.approx(GPU_W / rate, rel=0.01)  # not the idle one's
         assert row["package_energy_j_per_image"] == pytest.approx(PACKAGE_W / rate, rel=0.01)
         assert row["package_energy_j_per_image_low"] < PACKAGE_W / rate < row["package_energy_j_per_image_high"]
         assert row["energy_reason"] is row["not_offered"] is None
         assert row["gpu_utilisation"] == pytest.approx(0.9)
-        assert (row["device_memory_bytes"], row["gpu_power_w"]) == (8e9, 500)
+        assert (row["device_memory_bytes"], row["gpu_power_w"]) == (4e9, GPU_W)
         assert (row["gpu_clock_mhz"], row["gpu_temperature_c"], row["cpu_mhz"]) == (1500, 60, 3000)
         assert row["gpu_clock_events"] == "power cap, software thermal"
         assert (row["memory_bytes"], row["server_cpu_cores"]) == (7 * 10**8, pytest.approx(1.9))
@@ -324,7 +433,14 @@ def test_too_little_of_it_is_no_energy_figure(tmp_path):
     rows, _ = sampled_results(tmp_path, requests_per_level=12)
     row = rows["openvino"]
     assert row["package_energy_j_per_image"] is None
-    assert "36 images at the sustained load; an energy figure takes 30 s and 20 images" in row["energy_reason"]
+    told = re.fullmatch(
+        r"\d+ s and 36 images at the sustained load; an energy figure takes 30 s and 20 images: "
+        r"set protocol.requests_per_level to (\d+)",
+        row["energy_reason"],
+    )
+    enough, _ = sampled_results(tmp_path / "again", requests_per_level=int(told[1]))
+    assert enough["openvino"]["package_energy_j_per_image"] is not None
+    assert int(told[1]) < 60
 
 
 def test_what_the_machine_does_not_offer_is_said(tmp_path):
@@ -388,6 +504,11 @@ def test_records_that_were_replaced_are_in_no_figure(tmp_path):
         lines = [json.loads(line) for line in path.read_text().splitlines()]
         slow = [{**line, "e2e_s": 9 * line["e2e_s"], "attempt": 1} for line in lines if line["block"] in (3, 4)]
         again = [{**line, "attempt": 2} if line["block"] in (3, 4) else line for line in lines]
+        path.write_text("".join(json.dumps(line) + "\n" for line in slow + again))
+    for path in sweep.glob("reference/local/*/replicate-*/capacity.jsonl"):
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        slow = [{**line, "done_s": 9 * line["done_s"], "attempt": 1} for line in lines if line["level"] == 2]
+        again = [{**line, "attempt": 2} if line["level"] == 2 else line for line in lines]
         path.write_text("".join(json.dumps(line) + "\n" for line in slow + again))
     after = summary.summarise(plan, list(read_cells(plan, sweep, sweep.parent / "artifacts")))
     assert after == before

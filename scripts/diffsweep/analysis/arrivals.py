@@ -11,7 +11,7 @@ from diffsweep.analysis import stats
 from diffsweep.analysis.columns import Row, put
 from diffsweep.analysis.stats import Estimate
 from diffsweep.measure.arrivals import Limits, Trial, service_of, summarise_trial
-from diffsweep.measure.records import CapacityRecord, read_capacity
+from diffsweep.measure.records import CapacityRecord, read_capacity, valid
 from diffsweep.measure.search import Bracket, bracket_of
 from diffsweep.sweep.files import read_json
 
@@ -57,7 +57,7 @@ def arrivals_of(notes: Mapping, records: Sequence[CapacityRecord]) -> Arrivals:
     unloaded = [r.done_s - r.sent_s for r in records if r.scenario == "steps" and r.steady and r.status == "ok"]
     limits = Limits(notes["objective_s"], service_of(unloaded), notes["arrivals"]["lateness"])
     by_trial: dict[int, list[CapacityRecord]] = {}
-    for record in records:
+    for record in valid(records):
         if record.scenario == "arrivals":
             by_trial.setdefault(record.trial, []).append(record)
     trials = [summarise_trial(number, own[0].level, own, limits) for number, own in sorted(by_trial.items())]

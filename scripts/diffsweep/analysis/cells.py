@@ -27,7 +27,8 @@ class Ending:
 
 @dataclass(frozen=True)
 class Replicate:
-    """One replicate that ended well. `notes` is its replicate.json; `latency` has the valid blocks only.
+    """One replicate that ended well. `notes` is its replicate.json; `latency` and `capacity` have
+    the valid records only.
 
     resources: empty where nothing was sampled, as in results of earlier versions.
     """
@@ -177,7 +178,7 @@ def read_replicate(number: int, notes: Mapping, where: Path) -> Replicate:
         number,
         notes,
         latency=records.valid(records.read_latency(where / "latency.jsonl")),
-        capacity=records.read_capacity(where / "capacity.jsonl"),
+        capacity=records.valid(records.read_capacity(where / "capacity.jsonl")),
         resources=records.read_resources(resources) if resources.exists() else [],
     )
 

@@ -4,6 +4,7 @@ All of it is told of the sustained load level, the operating point of throughput
 alone on the machine and busy; the resident memory of all the time that the server was watched. Pure.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from diffsweep.measure.records import ResourceSample
 # METHOD.md, "The host": a difference of counters over at least so much, or there is no figure.
 LEAST_ENERGY_S = 30.0
 LEAST_ENERGY_IMAGES = 20
+SPARE = 1.1  # over the requests that would be just enough: rates differ, and a window ends before its last burst
 
 # NVML's clock event reasons, by bit (nvml.h, nvmlClocksEventReasons).
 CLOCK_EVENTS = {
@@ -75,12 +77,12 @@ def resource_fields(cell: Cell, clients: float | None) -> Row:
         "memory_bytes": max(resident_bytes(cell), default=None),
         "cpu_mhz": _mean([s.cpu_mhz for s in samples]),
         "cpu_temperature_c": _highest([s.cpu_temperature_c for s in samples]),
-        "gpu_utilisation": _mean(_of_gpus(samples, "utilisation", _mean)),
-        "device_memory_bytes": _highest(_of_gpus(samples, "memory_used_bytes", sum)),
-        "gpu_clock_mhz": _mean(_of_gpus(samples, "clock_mhz", _mean)),
-        "gpu_memory_clock_mhz": _mean(_of_gpus(samples, "memory_clock_mhz", _mean)),
-        "gpu_power_w": _mean(_of_gpus(samples, "power_w", sum)),
-        "gpu_temperature_c": _highest(_of_gpus(samples, "temperature_c", max)),
+        "gpu_utilisation": _mean(of_gpu(samples, "utilisation")),
+        "device_memory_bytes": _highest(of_gpu(samples, "memory_used_bytes")),
+        "gpu_clock_mhz": _mean(of_gpu(samples, "clock_mhz")),
+        "gpu_memory_clock_mhz": _mean(of_gpu(samples, "memory_clock_mhz")),
+        "gpu_power_w": _mean(of_gpu(samples, "power_w")),
+        "gpu_temperature_c": _highest(of_gpu(samples, "temperature_c")),
         "gpu_clock_events": clock_events(samples),
         "not_offered": not_offered(cell),
     }
@@ -101,10 +103,10 @@ def resident_bytes(cell: Cell) -> Iterator[int]:
         yield from (s.memory_bytes["variant"] for s in replicate.resources if "variant" in s.memory_bytes)
 
 
-def _of_gpus(samples: Sequence[ResourceSample], key: str, together: Callable) -> list[float]:
-    """One value per sample: `together` of what the GPUs say."""
-    values = ([gpu[key] for gpu in sample.gpus if gpu.get(key) is not None] for sample in samples)
-    return [together(each) for each in values if each]
+def of_gpu(samples: Sequence[ResourceSample], key: str) -> list[float]:
+    """What the server's GPU says, where it does: CUDA's first. Earlier versions sampled all that were visible, and the
+    others were idle, or not the server's."""
+    return [value for s in samples if s.gpus and (value := s.gpus[0].get(key)) is not None]
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -117,8 +119,8 @@ def _highest(values: Sequence[float | None]) -> float | None:
 
 
 def clock_events(samples: Sequence[ResourceSample]) -> str | None:
-    """Why the GPUs' clocks were held back at any time, in words; "none" when they were not, None where nobody knows."""
-    bits = [int(b) for b in _of_gpus(samples, "clock_event_reasons", lambda each: int(np.bitwise_or.reduce(each)))]
+    """Why the GPU's clocks were held back at any time, in words; "none" when they were not, None where nobody knows."""
+    bits = [int(value) for value in of_gpu(samples, "clock_event_reasons")]
     if not bits:
         return None
     seen = int(np.bitwise_or.reduce(bits))
@@ -141,8 +143,7 @@ def not_offered(cell: Cell) -> str | None:
 
 
 def _gpu_joules(sample: ResourceSample) -> float | None:
-    known = [gpu["energy_j"] for gpu in sample.gpus if gpu.get("energy_j") is not None]
-    return sum(known) if known and len(known) == len(sample.gpus) else None
+    return next(iter(of_gpu([sample], "energy_j")), None)
 
 
 def _package_joules(sample: ResourceSample) -> float | None:
@@ -187,9 +188,10 @@ def why_no_energy(cell: Cell, spans: Sequence[Span]) -> str | None:
     if not counted:
         return _why_no_counter([r.notes.get("sampling", {}) for r in cell.replicates], spans)
     seconds, images = sum(span.seconds for span in counted), sum(span.images for span in counted)
+    enough = max(LEAST_ENERGY_S * images / seconds, LEAST_ENERGY_IMAGES)
     return (
         f"{seconds:.0f} s and {images} images at the sustained load; an energy figure takes {LEAST_ENERGY_S:.0f} s and "
-        f"{LEAST_ENERGY_IMAGES} images (more requests_per_level, or more replicates)"
+        f"{LEAST_ENERGY_IMAGES} images: set protocol.requests_per_level to {math.ceil(SPARE * enough / len(counted))}"
     )
 
 

@@ -155,7 +155,7 @@ def latency_fields(cell: Cell) -> Row:
 
 
 def disturbances(cell: Cell) -> list[str]:
-    """What was not quiet: blocks that stayed disturbed, and load levels, which are not repeated."""
+    """What was not quiet: blocks and load levels that stayed disturbed, after as many repeats as are allowed."""
     blocks = sum(len(r.notes.get("disturbed_blocks", ())) for r in cell.replicates)
     levels = sum(bool(level.get("disturbed")) for r in cell.replicates for level in r.notes.get("levels", ()))
     counts = ((blocks, "block of requests", "blocks of requests"), (levels, "load level", "load levels"))

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
-from diffsweep.measure import gpu, monitor
+from diffsweep.measure import monitor
 from diffsweep.measure.clients import Reply, split_clocks
 from diffsweep.measure.journal import Replicate
 from diffsweep.measure.pairing import ROLES, Planned, blocks
@@ -138,9 +138,7 @@ def _run_block(
     settled_s = monitor.wait_until_idle(others) if others else 0.0
     began_unix_s, before = time.time(), monitor.usage(watched)
     times = [ask(replicate, request, latency, attempt).e2e_s for request in requests]
-    used = monitor.between(before, monitor.usage(watched))
-    ours = {pid for pids in watched.values() for pid in pids}
-    used["disturbed"] += gpu.disturbances(gpu.state(replicate.nvml), ours, sampler.since(began_unix_s))
+    used = sampler.used(watched, before, began_unix_s)
     note = {"block": number, "role": role, "attempt": attempt, "valid": True, "settled_s": round(settled_s, 3), **used}
     return times, note
 

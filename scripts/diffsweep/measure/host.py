@@ -53,7 +53,7 @@ def _try_lock(descriptor: int) -> bool:
     return True
 
 
-def describe(nvml: object = None) -> dict:
+def describe(device: gpu.Device = gpu.NONE) -> dict:
     """What does not change during a measurement."""
     cpu = cpu_info(Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace"))
     pages, page_bytes = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
@@ -68,7 +68,7 @@ def describe(nvml: object = None) -> dict:
         "architecture": platform.machine(),
         "kernel": platform.release(),
         "python": platform.python_version(),
-        "gpus": gpu.describe(nvml),
+        "gpus": gpu.describe(device),
         **git_revision(),
     }
 
@@ -129,7 +129,7 @@ def _git(*arguments: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def state(nvml: object = None) -> dict:
+def state(device: gpu.Device = gpu.NONE) -> dict:
     """What may change: read before and after the measurement."""
     busy_s, steal_s = monitor.machine_cpu_s()
     return {
@@ -139,5 +139,5 @@ def state(nvml: object = None) -> dict:
         "steal_s": round(steal_s, 2),
         "throttled_s": monitor.throttled_s(),
         "frequency_mhz": frequency_mhz(),
-        "gpus": gpu.state(nvml),
+        "gpus": gpu.state(device),
     }

@@ -11,6 +11,7 @@ from typing import Any
 
 from diffsweep.measure import monitor
 from diffsweep.measure.clients import Client, request_body
+from diffsweep.measure.gpu import Device
 from diffsweep.measure.keeper import Keeper
 from diffsweep.measure.pairing import Planned
 from diffsweep.measure.records import SCHEMA
@@ -47,7 +48,7 @@ class Replicate:
     identity: Mapping
     files: Files
     keeper: Keeper
-    nvml: Any
+    device: Device
     sides: dict[str, Server] = field(default_factory=dict)
     clients: dict[str, Client] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)

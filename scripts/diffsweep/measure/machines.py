@@ -15,7 +15,7 @@ PARTS = {"cpu": "CPU", "gpu": "GPU", "driver": "GPU driver", "cores_usable": "us
 @cache
 def _this_machine() -> Mapping:
     host = {"cpu": cpu_info(Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace"))["model"]}
-    return {**host, "cores_usable": len(os.sched_getaffinity(0)), "gpus": gpu.describe(gpu.open_nvml())}
+    return {**host, "cores_usable": len(os.sched_getaffinity(0)), "gpus": gpu.describe(gpu.open_device())}
 
 
 def this_machine(target: Mapping) -> dict | None:

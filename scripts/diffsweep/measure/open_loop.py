@@ -5,8 +5,10 @@ chooses. Records and notes are written as it goes on: whatever ends it, what was
 """
 
 import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 
 from diffsweep.measure import arrivals, gpu, host, load, monitor, servers
 from diffsweep.measure.arrivals import Arrival, Limits, Trial
@@ -16,6 +18,7 @@ from diffsweep.measure.journal import Files, Replicate, identity
 from diffsweep.measure.keeper import Keeper
 from diffsweep.measure.pairing import Planned, Prompt
 from diffsweep.measure.records import CapacityRecord, RecordWriter
+from diffsweep.measure.sampler import HZ, Sampler
 from diffsweep.measure.search import bracket_of, search
 from diffsweep.measure.servers import Launch
 from diffsweep.sweep.outcomes import Failed
@@ -32,9 +35,9 @@ def measure_arrivals(
     spec: Mapping, launch: Launch, prompts: Sequence[Prompt], objective_s: float, run: str, files: Files, keeper: Keeper
 ) -> None:
     """Run the search. Raises Failed and Unsupported."""
-    nvml = gpu.open_nvml()
-    job = Replicate(spec, identity(spec, run), files, keeper, nvml)
-    job.note(objective_s=objective_s, host={**host.describe(nvml), "before": host.state(nvml)})
+    device = gpu.open_device()
+    job = Replicate(spec, identity(spec, run), files, keeper, device)
+    job.note(objective_s=objective_s, host={**host.describe(device), "before": host.state(device)})
     try:
         with RecordWriter(files.capacity) as writer:
             _start(job, launch)
@@ -46,7 +49,7 @@ def measure_arrivals(
         job.enter("stop")
         servers.stop(job.servers, keeper)
         job.enter("done")
-        job.note(host={**job.notes["host"], "after": host.state(nvml)})
+        job.note(host={**job.notes["host"], "after": host.state(device)})
 
 
 def bodies_of(job: Replicate, prompts: Sequence[Prompt]) -> list[bytes]:
@@ -92,20 +95,23 @@ def _search(job: Replicate, bodies: Sequence[bytes], limits: Limits, writer: Rec
     if limits.service_s > limits.objective_s:
         job.note(trials=[], settled=False, ended=f"even one client waits {limits.service_s:.3g} s")
         return
-    noted: list[dict] = []
 
     def run(number: int, rate: float) -> Trial:
-        trial, used = _run_trial(job, number, rate, bodies, limits, writer)
-        noted.append({**asdict(trial), **used})
-        job.note(trials=noted)
-        _say_trial(job, trial)
+        attempt = partial(_run_trial, job, number, rate, bodies, limits, writer, samples)
+        trial = load.once_more_if_disturbed(job, "trials", f"the run of {rate:g} requests/s", attempt)
+        noted = job.notes["trials"]
         if len(noted) >= INVALID_IN_TURN and all(each["reason"] for each in noted[-INVALID_IN_TURN:]):
             mend = "leave it a core (the target's threads), or run as root, which gives it precedence"
             raise Failed(f"{INVALID_IN_TURN} runs in turn are not valid: {trial.reason}; {mend}")
         return trial
 
-    settings = job.spec["arrivals"]
-    trials, settled = search(run, FIRST_SHARE / limits.service_s, settings["tolerance"], settings["runs"])
+    settings, server = job.spec["arrivals"], job.sides["variant"]
+    hz = 0.0 if job.device.missing else HZ  # only what a GPU does between two looks has no counter that tells it later
+    with (
+        RecordWriter(job.files.resources) as unused,
+        Sampler({server.name: server.processes}, job.device, unused, hz) as samples,
+    ):
+        trials, settled = search(run, FIRST_SHARE / limits.service_s, settings["tolerance"], settings["runs"])
     bracket = bracket_of(trials)
     ended = "" if settled else f"the search did not settle within {settings['runs']} runs"
     if settled and bracket.within is None:
@@ -127,18 +133,25 @@ def prefer_the_client() -> bool:
 
 
 def _run_trial(
-    job: Replicate, number: int, rate: float, bodies: Sequence[bytes], limits: Limits, writer: RecordWriter
-) -> tuple[Trial, dict]:
-    """One run: its summary, and what the machine did meanwhile."""
+    job: Replicate,
+    number: int,
+    rate: float,
+    bodies: Sequence[bytes],
+    limits: Limits,
+    writer: RecordWriter,
+    samples: Sampler,
+    attempt: int,
+) -> Trial:
+    """One run: its records, its note, and its summary. A second attempt is at the same schedule. Raises Failed."""
     settings, server = job.spec["arrivals"], job.sides["variant"]
     count = arrivals.requests_for(rate, settings["requests"], limits.objective_s)
     seed = (settings["seed"] * 1_000_003 + job.spec["replicate"]) * 1_000_003 + number  # of this run of this search
     schedule_s = arrivals.poisson_schedule(rate, count, seed)
     watched = {server.name: server.processes}
     with load.connected(server, min(CONNECTIONS, count), job.spec["request_timeout_s"]) as clients:
-        before = monitor.usage(watched)
+        began_unix_s, before = time.time(), monitor.usage(watched)
         answered = _in_turn(clients, bodies, schedule_s, number)
-        used = monitor.between(before, monitor.usage(watched))
+        used = samples.used(watched, before, began_unix_s)
     for arrival in answered:
         record = _record(
             job.identity,
@@ -148,13 +161,17 @@ def _run_trial(
             answered=arrival,
             steady=arrival.steady,
             trial=number,
+            attempt=attempt,
         )
         writer.append(record)
     job.note_usage(watched)
     trial = arrivals.summarise_trial(number, rate, answered, limits)
     first_error = next((f"{a.error}: {a.detail}" for a in answered if a.error is not None), None)
     load.raise_if_broken(server, trial.errors, first_error, f"{rate:g} requests/s")
-    return trial, {"scheduled": count, "first_error": first_error, **used}
+    note = {**asdict(trial), "attempt": attempt, "scheduled": count, "first_error": first_error, **used}
+    job.note(trials=[*job.notes.get("trials", ()), note])
+    _say_trial(job, trial)
+    return trial
 
 
 def _in_turn(

@@ -67,7 +67,8 @@ class CapacityRecord:
 
     sent_s and done_s count from the start of the level; scheduled_s is null in a closed loop, where nothing is
     scheduled. steady: completed inside the window that throughput is taken from. images: how many came back. trial:
-    which run of the search for the highest rate, from 1; null in a closed loop.
+    which run of the search for the highest rate, from 1; null in a closed loop. attempt: 2 where a disturbed level or
+    run was made again, which `valid` takes instead of the first.
     """
 
     schema: int
@@ -88,6 +89,7 @@ class CapacityRecord:
     steady: bool
     trial: int | None = None
     batch_size: int | None = None
+    attempt: int = 1
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,7 @@ class ResourceSample:
 
 
 Record = TypeVar("Record", LatencyRecord, CapacityRecord, ResourceSample)
+Measured = TypeVar("Measured", LatencyRecord, CapacityRecord)
 
 
 class RecordWriter:
@@ -142,12 +145,18 @@ def read_resources(path: Path | str) -> list[ResourceSample]:
     return list(_read(path, ResourceSample))
 
 
-def valid(records: Sequence[LatencyRecord]) -> list[LatencyRecord]:
-    """The records of one replicate without those of blocks that were disturbed and measured again."""
-    last: dict[int, int] = {}
-    for record in records:
-        last[record.block] = max(record.attempt, last.get(record.block, 1))
-    return [record for record in records if record.attempt == last[record.block]]
+def valid(records: Sequence[Measured]) -> list[Measured]:
+    """The records of one replicate without those of blocks, levels and runs that were disturbed and measured again."""
+    parts = [_part_of(record) for record in records]
+    last: dict[Any, int] = {}
+    for record, part in zip(records, parts, strict=True):
+        last[part] = max(record.attempt, last.get(part, 1))
+    return [record for record, part in zip(records, parts, strict=True) if record.attempt == last[part]]
+
+
+def _part_of(record: LatencyRecord | CapacityRecord) -> Any:
+    """What was, or would be, measured again as a whole."""
+    return record.block if isinstance(record, LatencyRecord) else (record.scenario, record.level, record.trial)
 
 
 def _read(path: Path | str, kind: type[Record]) -> Iterator[Record]:

@@ -36,14 +36,14 @@ def measure(turns: Sequence[Turn], launches: Mapping[str, Launch], run: str, kee
 
     launches: by role; one object for both roles where they share a server. Two keys that a spec may have: `sampling_hz`
     is how often a second the sampler looks, `repeated_share` how many of the pairs of blocks may be measured again when
-    they were disturbed; 0 switches either off.
+    they were disturbed; 0 switches either off, and the one repeat of a disturbed load level with it.
     """
-    nvml = gpu.open_nvml()
+    device = gpu.open_device()
     sides: dict[str, Server] = {}
     starts: Mapping[str, Mapping] = {}
     try:
         for turn in turns:
-            replicate = Replicate(turn.spec, identity(turn.spec, run), turn.files, keeper, nvml, sides)
+            replicate = Replicate(turn.spec, identity(turn.spec, run), turn.files, keeper, device, sides)
             with _noted(replicate, turns, launches):
                 starts = _measure_one(replicate, turn.requests, launches, starts, last=turn is turns[-1])
     finally:
@@ -59,13 +59,13 @@ def _noted(replicate: Replicate, turns: Sequence[Turn], launches: Mapping) -> It
         shared_server=launches["variant"] is launches["baseline"],
         turns=[turn.spec["variant"]["name"] for turn in turns],
         warmup=replicate.spec["protocol"]["warmup"],
-        host={**host.describe(replicate.nvml), "before": host.state(replicate.nvml)},
+        host={**host.describe(replicate.device), "before": host.state(replicate.device)},
     )
     try:
         yield
     finally:
         replicate.enter("done")
-        after = {**replicate.notes["host"], "after": host.state(replicate.nvml)}
+        after = {**replicate.notes["host"], "after": host.state(replicate.device)}
         replicate.note(host=after, ended_unix_s=time.time())
 
 
@@ -95,7 +95,7 @@ def _measure_one(
             run_blocks(replicate, requests, latency, samples, watched)
             if last and not replicate.notes["shared_server"]:
                 _stop(replicate, "baseline")
-            run_load(replicate, requests, capacity)
+            run_load(replicate, requests, capacity, samples)
     if last:
         replicate.enter("stop")
         _stop(replicate, *replicate.sides)
@@ -107,7 +107,7 @@ def _sampled(replicate: Replicate, watched: Mapping[str, Sequence[int]]) -> Iter
     """Samples of `watched` go into resources.jsonl meanwhile, and what the sampler says of itself into the notes."""
     hz = replicate.spec.get("sampling_hz", sampler.HZ)
     with RecordWriter(replicate.files.resources) as writer:
-        samples = Sampler(watched, replicate.nvml, writer, hz)
+        samples = Sampler(watched, replicate.device, writer, hz)
         try:
             with samples:
                 yield samples

@@ -12,9 +12,8 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from diffsweep.measure import gpu
+from diffsweep.measure import gpu, monitor
 from diffsweep.measure.counters import CpuSensors, PackageEnergy
 from diffsweep.measure.records import SCHEMA, RecordWriter, ResourceSample
 
@@ -31,7 +30,7 @@ class Sampler:
     def __init__(
         self,
         servers: Mapping[str, Sequence[int]],
-        nvml: Any,
+        device: gpu.Device,
         writer: RecordWriter,
         hz: float = HZ,
         energy: PackageEnergy | None = None,
@@ -39,9 +38,8 @@ class Sampler:
     ):
         self.samples: list[ResourceSample] = []
         self.cost_s = 0.0
-        self._hz, self._writer, self._nvml = hz, writer, nvml
+        self._hz, self._writer, self._device = hz, writer, device
         self._files = {name: [Path(f"/proc/{pid}/statm") for pid in pids] for name, pids in servers.items()}
-        self._devices = [] if nvml is None else gpu.visible_devices(nvml)
         self._energy = energy or PackageEnergy()
         self._sensors = sensors or CpuSensors()
         self._ended = threading.Event()
@@ -61,6 +59,14 @@ class Sampler:
     def since(self, unix_s: float) -> list[ResourceSample]:
         return [sample for sample in self.samples if sample.unix_s >= unix_s]
 
+    def used(self, watched: Mapping[str, Sequence[int]], before: monitor.Usage, since_unix_s: float) -> dict:
+        """What was used since then, and why that time is disturbed: by the counters, and by what was seen of the GPU.
+        `watched`: the measured processes by server name, as `before` was read of them."""
+        found = monitor.between(before, monitor.usage(watched))
+        ours = {pid for pids in watched.values() for pid in pids}
+        found["disturbed"] += gpu.disturbances(gpu.state(self._device), ours, self.since(since_unix_s))
+        return found
+
     def note(self) -> dict:
         """What replicate.json says of the sampling: how often, its cost, and what this machine does not offer."""
         return {
@@ -76,8 +82,8 @@ class Sampler:
         told = dict(self._sensors.missing)
         if self._energy.missing:
             told["package_energy_j"] = self._energy.missing
-        if not self._devices:
-            told["gpus"] = "no NVIDIA GPU" if self._nvml is None else "no GPU is visible (CUDA_VISIBLE_DEVICES)"
+        if self._device.missing:
+            told["gpus"] = self._device.missing
         elif self.samples:
             told |= {key: "not offered by this GPU or driver" for key in gpu.never_answered(self.samples)}
         return told
@@ -108,7 +114,7 @@ class Sampler:
             cpu_mhz=_rounded(self._sensors.clock_mhz(), 1),
             cpu_temperature_c=self._sensors.temperature_c(),
             package_energy_j=_rounded(self._energy.read_j(), 4),
-            gpus=[gpu.sample(self._nvml, device) for device in self._devices],
+            gpus=[] if self._device.missing else [gpu.sample(self._device)],
         )
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffsweep.measure import monitor
+from diffsweep.measure.gpu import CUDA_ORDER
 from diffsweep.measure.keeper import Keeper
 from diffsweep.sweep.environments import PROJECT
 from diffsweep.sweep.files import read_json
@@ -95,7 +96,7 @@ def start(launch: Launch, keeper: Keeper) -> Server:
     spawned_s = time.monotonic()
     process = subprocess.Popen(
         [*command, *options, "--port", "0", "--ready", str(ready_file)],
-        env={**os.environ, "TMPDIR": str(keeper.folder)},
+        env={**os.environ, **CUDA_ORDER, "TMPDIR": str(keeper.folder)},
         stdin=subprocess.DEVNULL,
         stdout=sys.stderr,
         process_group=0,
