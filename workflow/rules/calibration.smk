@@ -43,7 +43,7 @@ rule report_calibration:
         calibration_path("report.log"),
     params:
         code=digest_of_code("report_calibration.py"),
-        template=template_digest(),
+        template=template_digest("calibration", "report"),
         folder=subpath(output[0], parent=True),
     message:
         "report on the calibration of {wildcards.target}"
