@@ -167,10 +167,19 @@ def _numbers(scenario: Scenario) -> np.ndarray:
 
 
 def _simulated(groups: Sequence[np.ndarray], preset: Preset, rng: np.random.Generator) -> np.ndarray:
-    """(DRAWS,): `judge` turned round, for many sweeps at once; infinite where the verdict is withheld."""
+    """(DRAWS,): the least slow-downs of sweeps whose replicates are drawn from the groups' noise."""
     pool = np.concatenate(groups)
     pool[:, 0] = np.concatenate([_deviations(group[:, 0]) for group in groups])
-    ours, aa = (pool[rng.integers(len(pool), size=(DRAWS, n))] for n in (preset.replicates, preset.aa_replicates))
+    sizes = (preset.replicates, preset.aa_replicates)
+    return least_called_regressed(*(pool[rng.integers(len(pool), size=(DRAWS, size))] for size in sizes))
+
+
+def least_called_regressed(ours: np.ndarray, aa: np.ndarray) -> np.ndarray:
+    """`judge` turned round, for many sweeps at once: by how much, as a log, a variant without a slow-down would have to
+    be slower to be called regressed; infinite where the verdict is withheld.
+
+    ours, aa: (sweeps, replicates, 3), the numbers of `_numbers`.
+    """
     value, half = stats.log_speedups(ours[..., 0])
     aa_value, aa_half = stats.log_speedups(aa[..., 0])
     threshold = np.maximum(stats.LEAST_THRESHOLD, stats.THRESHOLD_IN_NOISE_FLOORS * np.expm1(aa_half))

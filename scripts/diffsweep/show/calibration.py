@@ -351,6 +351,7 @@ def curve_of(name: str, least: np.ndarray, found: Calibration) -> power_plot.Cur
         [p.value for p in powers],
         [p.low for p in powers],
         [p.high for p in powers],
+        label=said_share(powers[-1]),
         dots=[sizes.index(s.slowdown) for s in planted(found)],
     )
 

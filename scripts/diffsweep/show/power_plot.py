@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.figure import Figure
 
-from diffsweep.show import palette, style, words
+from diffsweep.show import palette, style
 from diffsweep.show.axes import scale
 
 HEIGHT_IN = 3.4
@@ -16,13 +16,14 @@ COLOURS = (palette.ENGINE_COLOURS["onnxruntime"], palette.ENGINE_COLOURS["torch"
 @dataclass(frozen=True)
 class Curve:
     """Shares found (0..1) of slow-downs (shares of the request's time), in ascending order, for one preset; with the
-    ends of their intervals, and which of them get a dot."""
+    ends of their intervals. label: the last share in words; dots: the places of those that get a dot."""
 
     name: str
     slowdowns: Sequence[float]
     found: Sequence[float]
     low: Sequence[float]
     high: Sequence[float]
+    label: str
     dots: Sequence[int] = ()
 
 
@@ -58,10 +59,8 @@ def _name_curves(axes, curves: Sequence[Curve]) -> None:
     for i in order:
         if not len(curves[i].found):
             continue
-        curve = curves[i]
-        lowest = max(100 * curve.found[-1], lowest + 14)
-        between = words.interval(curve.low[-1], curve.high[-1], lambda value: f"{100 * value:.0f} %")
-        text = f"{curve.name}: {words.percent(curve.found[-1])}\n({between})"
+        lowest = max(100 * curves[i].found[-1], lowest + 14)
+        text = f"{curves[i].name}\n{curves[i].label}"
         axes.text(
             1.02, lowest, text, transform=axes.get_yaxis_transform(), va="center", color=COLOURS[i], weight="bold"
         )
