@@ -341,6 +341,25 @@ def test_a_recording_without_a_usable_aa_replicate_is_one_clear_line(recorded):
     assert done.stderr.count("\n") == 1 and "none of 80 A/A replicates can be used" in done.stderr
 
 
+def test_a_tiny_recording_has_a_report_that_claims_nothing(recorded):
+    document = json.loads((recorded / "calibration.json").read_text())
+    for settings in document["spec"]["scenarios"]:
+        settings["replicates"] = 2
+    (recorded / "calibration.json").write_text(json.dumps(document))
+    done = report(recorded)
+    assert done.returncode == 0, done.stderr
+    page = (recorded / "report.html").read_text()
+    assert "not known after 0 A/A comparisons" in page and "This machine tells" not in page
+
+
+def test_a_corrupt_record_is_named_with_its_line(recorded):
+    path = recorded / "aa" / "replicate-3" / "latency.jsonl"
+    path.write_text(path.read_text()[:-20])
+    done = report(recorded)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1 and f"{path}:16: " in done.stderr
+
+
 # --- recording ------------------------------------------------------------------------------------------------------
 
 

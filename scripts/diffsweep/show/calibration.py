@@ -145,9 +145,9 @@ def power_sentence(found: Calibration, preset: str) -> str:
     from_size = calibration.found_from(found.least[preset])
     return (
         f"The preset {preset} calls a slow-down of {words.percent(scenario.slowdown)} regressed in "
-        f"{said_share(powers[scenario.slowdown])} of sweeps, by the noise of all replicates (its own independent "
-        f"comparisons: {counted(found, scenario, preset)}), and one from "
-        f"{said(from_size, tenths)} on in {words.percent(RIGHT_SHARE)}."
+        f"{said_share(powers[scenario.slowdown])} of sweeps, by the noise of all replicates, and one from "
+        f"{said(from_size, tenths)} on in {words.percent(RIGHT_SHARE)}. Of the independent comparisons of that size, "
+        f"{counted(found, scenario, preset)} said so."
     )
 
 
