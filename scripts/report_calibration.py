@@ -7,13 +7,14 @@ import argparse
 import csv
 import statistics
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from diffsweep.analysis import calibration, latency
-from diffsweep.analysis.calibration import Preset, Scenario
+from diffsweep.analysis.calibration import Blocks, Preset, Replicate, Scenario
 from diffsweep.measure.records import LatencyRecord, read_latency, valid
-from diffsweep.show.calibration import Calibration, pictures, render, verdict_table
+from diffsweep.show.calibration import Calibration, Origin, pictures, render, verdict_table
 from diffsweep.show.style import save_png, save_svg, use_style
 from diffsweep.sweep.files import atomic, read_json
 from diffsweep.sweep.outcomes import outcome_of
@@ -29,10 +30,11 @@ def main() -> None:
     parser.add_argument("--calibration", required=True, type=Path, help="the folder that scripts/calibrate.py filled")
     options = parser.parse_args()
     try:
-        plan = read_json(options.plan)
-        found = judge(options.calibration, plan["protocol"])
-    except (OSError, ValueError, KeyError) as error:
-        sys.exit(f"report_calibration: {options.calibration}: {type(error).__name__}: {error}")
+        found = judge(options.calibration, read_json(options.plan)["protocol"])
+    except KeyError as error:
+        sys.exit(f"report_calibration: {options.calibration}: the record lacks {error}; record it again")
+    except (OSError, ValueError) as error:
+        sys.exit(f"report_calibration: {options.calibration}: {error}")
     with use_style():
         drawn = pictures(found)
         for name, (figure, _) in drawn.items():
@@ -46,48 +48,68 @@ def main() -> None:
 
 
 def judge(folder: Path, protocol: Mapping) -> Calibration:
-    """Everything the report says. `protocol`: the sweep's, with the replicates of its comparisons."""
+    """Everything the report says. `protocol`: the sweep's, with the replicates of its comparisons. Raises ValueError
+    when no A/A replicate can be used."""
     document = read_json(folder / "calibration.json")
     spec = document["spec"]
-    records = {s["name"]: read_scenario(folder / s["name"]) for s in spec["scenarios"]}
-    everything = [r for found in records.values() for _, requests in found for r in requests]
-    reach = reach_of(latency.measured([r for _, rs in records["aa"] for r in rs], "baseline"))
-    scenarios = [scenario_of(s, records[s["name"]], reach) for s in spec["scenarios"]]
-    aa = scenarios[0]
+    records = {s["name"]: read_scenario(folder / s["name"], s["replicates"]) for s in spec["scenarios"]}
+    requests = latency.measured([r for _, rs in records["aa"] for r in rs], "baseline")
+    if not requests:
+        listed = next(s["replicates"] for s in spec["scenarios"] if s["name"] == "aa")
+        why = f" ({document['failures'][0]})" if document["failures"] else ""
+        raise ValueError(f"none of {listed} A/A replicates can be used{why}; mend that, and calibrate again")
+    scenarios = [scenario_of(s, records[s["name"]], reach_of(requests)) for s in spec["scenarios"]]
+    aa = next(s for s in scenarios if s.name == "aa")
     presets = {
         name: Preset(settings["replicates"], settings["aa_replicates"])
         for name, settings in {"default": protocol, "publish": PRESETS["publish"]}.items()
     }
-    notes = records["aa"][0][0]
+    notes = [notes for found in records.values() for notes, _ in found]
     return Calibration(
         what=f"{spec['replicate']['model']['name']} on {spec['replicate']['target']['name']}",
         aa=aa,
         scenarios=scenarios,
         presets=presets,
-        judged={s.name: calibration.comparisons(s, aa, presets["default"]) for s in scenarios},
-        powers={
-            name: {s.slowdown: calibration.power(s, aa, preset) for s in scenarios if s.slowdown and not s.disturbed}
+        judged={
+            name: {s.name: calibration.comparisons(s, aa, preset) for s in scenarios}
             for name, preset in presets.items()
         },
-        host=notes["host"],
-        request_s=statistics.median(r.e2e_s for r in latency.measured(everything, "baseline")),
+        least={name: calibration.least_found(scenarios, preset) for name, preset in presets.items()},
+        origin=origin_of(notes),
+        host=records["aa"][0][0]["host"],
+        request_s=statistics.median(r.e2e_s for r in requests),
         failures=document["failures"],
-        sampling_share=sampling_share([notes for found in records.values() for notes, _ in found]),
+        sampling_share=sampling_share(notes),
     )
 
 
-def read_scenario(folder: Path) -> list[tuple[Mapping, list[LatencyRecord]]]:
-    """(replicate.json, its records) of every replicate that ended well, by number."""
+def read_scenario(folder: Path, replicates: int) -> list[tuple[Mapping, list[LatencyRecord]]]:
+    """(replicate.json, its records) of every replicate that ended well, by number, up to as many as were asked for.
+
+    What another recording left in the same folder beyond that is not used.
+    """
     found = []
-    for path in sorted(folder.glob("replicate-*/replicate.json")):
-        notes = read_json(path)
-        if outcome_of(notes).ok:
+    for number in range(1, replicates + 1):
+        path = folder / f"replicate-{number}" / "replicate.json"
+        notes = read_json(path) if path.exists() else None
+        if notes is not None and outcome_of(notes).ok:
             found.append((notes, valid(read_latency(path.with_name("latency.jsonl")))))
-    return sorted(found, key=lambda pair: pair[0]["replicate"])
+    return found
+
+
+def origin_of(replicates: Sequence[Mapping]) -> Origin:
+    servers = [server for notes in replicates for server in notes.get("servers", {}).values()]
+    return Origin(
+        started_unix_s=min((n["started_unix_s"] for n in replicates if "started_unix_s" in n), default=None),
+        ended_unix_s=max((n["ended_unix_s"] for n in replicates if "ended_unix_s" in n), default=None),
+        revisions=Counter((n["host"].get("git_revision"), n["host"].get("git_dirty")) for n in replicates),
+        machines=Counter(n["host"].get("cpu") for n in replicates),
+        environments={s["environment"]: s["versions"] for s in servers if {"environment", "versions"} <= s.keys()},
+    )
 
 
 def sampling_share(replicates: Sequence[Mapping]) -> float | None:
-    """The share of one core that the sampler's thread used while requests were measured, by its own CPU clock."""
+    """The CPU time of the sampler's own thread over the time in which requests were measured; None if unknown."""
     known = [notes for notes in replicates if notes.get("sampling", {}).get("hz")]
     measured_s = sum(notes["seconds"]["latency"] for notes in known)
     return sum(notes["sampling"]["cost_cpu_s"] for notes in known) / measured_s if measured_s else None
@@ -100,13 +122,20 @@ def reach_of(records: Sequence[LatencyRecord]) -> float:
 
 
 def scenario_of(settings: Mapping, records: Sequence[tuple[Mapping, list[LatencyRecord]]], reach: float) -> Scenario:
+    ratios = [(notes, latency.log_ratio(requests)) for notes, requests in records]
+    blocks = [block for notes, _ in records for block in notes.get("blocks", ())]
+    valid_blocks = [block for block in blocks if block["valid"]]
     return Scenario(
         name=settings["name"],
         slowdown=settings["slowdown"] * reach,
         disturbed=settings["disturbed"],
-        log_ratios=[ratio for _, requests in records if (ratio := latency.log_ratio(requests)) is not None],
-        flagged_blocks=sum(len(notes.get("disturbed_blocks", ())) for notes, _ in records),
-        blocks=sum(len(notes.get("blocks", ())) for notes, _ in records),
+        replicates=[Replicate(ratio, notes.get("repeats")) for notes, ratio in ratios if ratio is not None],
+        blocks=Blocks(
+            measured=len(blocks),
+            flagged=sum(bool(block["disturbed"]) for block in blocks),
+            valid=len(valid_blocks),
+            still_disturbed=sum(bool(block["disturbed"]) for block in valid_blocks),
+        ),
     )
 
 

@@ -21,9 +21,10 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
 from diffsweep.analysis import latency  # noqa: E402
-from diffsweep.measure.records import LatencyRecord, read_latency  # noqa: E402
+from diffsweep.measure.records import LatencyRecord, read_latency, valid  # noqa: E402
 
 Records = Sequence[LatencyRecord]
+EQUALS = ("fp32", "aa", "disturbed-aa")  # folders of a sweep and of a calibration in which both sides are the same
 
 
 def sides(records: Records, clock: Callable) -> tuple[np.ndarray, np.ndarray]:
@@ -116,7 +117,9 @@ ESTIMATORS: dict[str, Callable[[Records], float]] = {
 def replicate_sets(folders: Sequence[Path]) -> dict[Path, list[Records]]:
     """Folder -> the records of each of its replicates, where there are at least three."""
     files = sorted(path for folder in folders for path in folder.rglob("replicate-*/latency.jsonl"))
-    sets = {where: [read_latency(f) for f in found] for where, found in groupby(files, key=lambda f: f.parents[1])}
+    sets = {
+        where: [valid(read_latency(f)) for f in found] for where, found in groupby(files, key=lambda f: f.parents[1])
+    }
     complete = {where: [r for r in found if latency.measured(r, "variant")] for where, found in sets.items()}
     return {where: found for where, found in complete.items() if len(found) >= 3}
 
@@ -127,7 +130,7 @@ def main() -> None:
     sets = replicate_sets([Path(name) for name in sys.argv[1:]])
     if not sets:
         sys.exit(f"estimators: no three replicates of one variant below {' '.join(sys.argv[1:])}")
-    equals = {w for w, found in sets.items() if found[0][0].variant == "fp32" or "aa" in w.parts}
+    equals = {w for w in sets if w.name in EQUALS}
     print(f"{len(sets)} sets of replicates, {sum(map(len, sets.values()))} replicates; {len(equals)} of them A/A")
     print(f"{'standard deviation between replicates, %':42}{'all, median':>14}{'all, rms':>14}{'A/A, median':>14}")
     for name, estimator in ESTIMATORS.items():

@@ -1,9 +1,9 @@
 """Is this machine fit to tell variants apart? What the verdicts say where the truth is known. Pure.
 
 A scenario is a variant whose true slow-down is known: none (A/A), a planted one, either with or without a disturbed
-host. Its replicates are those of a sweep (stats.speedup, stats.noise_floor, stats.verdict, nothing else), cut into
-independent comparisons of as many replicates as a sweep has. The noise floor of each comparison comes from other A/A
-replicates, as many as in a sweep the baseline's own job has.
+host. Its replicates are those of a sweep, judged by a sweep's own rules (`verdicts`), cut into independent comparisons
+of as many replicates as a sweep has. The noise floor of each comparison comes from other A/A replicates, as many as in
+a sweep the baseline's own job has.
 """
 
 from collections import Counter
@@ -12,11 +12,34 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from diffsweep.analysis import stats
+from diffsweep.analysis import stats, verdicts
 from diffsweep.analysis.stats import Estimate
 
 RIGHT_SHARE = 0.95  # a preset "finds" a slow-down that it calls regressed this often
-DRAWS = 2000
+# Below so many comparisons nothing is claimed: one wrong verdict of fewer than 20 is already more than 5 %.
+LEAST_AA = 40
+LEAST_DISTURBED = 20
+DRAWS = 5000
+RESAMPLED = 400
+
+
+@dataclass(frozen=True)
+class Replicate:
+    """log(baseline / variant), and what was noted of its pairs of blocks (verdicts.is_too_disturbed); None if nothing
+    was."""
+
+    log_ratio: float
+    repeats: Mapping | None = None
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """How many blocks were measured, repeats included, and flagged as disturbed; how many count, and stayed so."""
+
+    measured: int = 0
+    flagged: int = 0
+    valid: int = 0
+    still_disturbed: int = 0
 
 
 @dataclass(frozen=True)
@@ -26,9 +49,12 @@ class Scenario:
     name: str
     slowdown: float
     disturbed: bool
-    log_ratios: Sequence[float]  # log(baseline / variant), one a replicate
-    flagged_blocks: int = 0
-    blocks: int = 0
+    replicates: Sequence[Replicate]
+    blocks: Blocks = Blocks()
+
+    @property
+    def log_ratios(self) -> list[float]:
+        return [replicate.log_ratio for replicate in self.replicates]
 
 
 @dataclass(frozen=True)
@@ -48,6 +74,9 @@ class Comparison:
     verdict: str
 
 
+# --- verdicts where the truth is known ------------------------------------------------------------------------------
+
+
 def comparisons(scenario: Scenario, aa: Scenario, preset: Preset) -> list[Comparison]:
     """The independent comparisons of a scenario; what is left over of its replicates is not used.
 
@@ -55,64 +84,130 @@ def comparisons(scenario: Scenario, aa: Scenario, preset: Preset) -> list[Compar
     A/A is never judged by its own. Empty where there are too few A/A replicates.
     """
     size = preset.replicates
-    if len(aa.log_ratios) < size + preset.aa_replicates:
+    if len(aa.replicates) < size + preset.aa_replicates:
         return []
     found = []
-    for start in range(0, len(scenario.log_ratios) - size + 1, size):
-        others = np.roll(aa.log_ratios, -(start + size))[: preset.aa_replicates]
-        found.append(judge(scenario.log_ratios[start : start + size], others))
+    for start in range(0, len(scenario.replicates) - size + 1, size):
+        others = [aa.replicates[(start + size + i) % len(aa.replicates)] for i in range(preset.aa_replicates)]
+        found.append(judge(scenario.replicates[start : start + size], others))
     return found
 
 
-def judge(log_ratios: Sequence[float], aa: Sequence[float]) -> Comparison:
-    ratio, limit = stats.speedup(log_ratios), stats.threshold(stats.noise_floor(stats.speedup(aa)))
-    return Comparison(ratio, limit, stats.verdict(ratio, limit))
+def judge(ours: Sequence[Replicate], aa: Sequence[Replicate]) -> Comparison:
+    ratio, test = (stats.speedup([replicate.log_ratio for replicate in side]) for side in (ours, aa))
+    limit = stats.threshold(stats.noise_floor(test))
+    repeats = [replicate.repeats for replicate in ours if replicate.repeats]
+    verdict = verdicts.of_speedup(ratio, limit, verdicts.unfit_sentence(test), repeats)
+    return Comparison(ratio, limit, verdict)
 
 
-def is_wrong(verdict: str, slowdown: float) -> bool:
-    """Does a verdict claim what is not so? "within noise" is wrong of a slow-down that lies beyond the threshold, but
-    that depends on the threshold; here only a claimed change in the wrong direction, or of nothing, is wrong."""
-    return verdict == stats.IMPROVED or (verdict == stats.REGRESSED and slowdown == 0)
+def is_wrong(comparison: Comparison, slowdown: float) -> bool:
+    """Does a verdict claim what is not so: a change of nothing or in the wrong direction, or "within noise" of a
+    slow-down beyond the threshold? "cannot tell" never does."""
+    if comparison.verdict == stats.WITHIN_NOISE:
+        return slowdown > comparison.threshold
+    return comparison.verdict == stats.IMPROVED or (comparison.verdict == stats.REGRESSED and slowdown == 0)
+
+
+def count_wrong(found: Sequence[Comparison], slowdown: float) -> int:
+    return sum(is_wrong(comparison, slowdown) for comparison in found)
 
 
 def count_verdicts(found: Sequence[Comparison]) -> dict[str, int]:
     return dict(Counter(comparison.verdict for comparison in found))
 
 
-def power(scenario: Scenario, aa: Scenario, preset: Preset, seed: int = 0) -> float | None:
-    """How often a sweep with this preset says "regressed", estimated from all recorded replicates.
-
-    Each of DRAWS draws takes the preset's replicates of the scenario, and of A/A for the noise floor, without
-    replacement; all presets are so judged from the same records. None when there are too few.
-    """
-    if len(scenario.log_ratios) < preset.replicates or len(aa.log_ratios) < preset.aa_replicates:
-        return None
-    rng = np.random.default_rng(seed)
-
-    def draw(of: Scenario, size: int) -> np.ndarray:
-        return rng.choice(of.log_ratios, size, replace=False)
-
-    judged = (judge(draw(scenario, preset.replicates), draw(aa, preset.aa_replicates)) for _ in range(DRAWS))
-    return sum(comparison.verdict == stats.REGRESSED for comparison in judged) / DRAWS
-
-
-def smallest_found(powers: Mapping[float, float | None]) -> float | None:
-    """The smallest planted slow-down that is found at least RIGHT_SHARE of the time, as all larger ones are."""
-    smallest = None
-    for slowdown in sorted(powers, reverse=True):
-        if powers[slowdown] is None or powers[slowdown] < RIGHT_SHARE:
-            break
-        smallest = slowdown
-    return smallest
-
-
 def is_fit(aa: Sequence[Comparison]) -> bool:
-    """May this machine be trusted? At most 5 % of A/A comparisons, but never only one, may claim a difference."""
-    wrong = sum(is_wrong(comparison.verdict, 0.0) for comparison in aa)
-    return wrong <= max(1, (1 - stats.CONFIDENCE) * len(aa) + 1e-9)
+    """May this machine be trusted? At most 5 % of enough A/A comparisons may claim a difference."""
+    return len(aa) >= LEAST_AA and count_wrong(aa, 0.0) <= (1 - stats.CONFIDENCE) * len(aa) + 1e-9
+
+
+def misses(scenario: Scenario) -> bool:
+    """Does the interval of all its replicates together miss the true slow-down?"""
+    if len(scenario.replicates) < 2:
+        return False
+    found = slowdown_of(stats.speedup(scenario.log_ratios))
+    return not found.low <= scenario.slowdown <= found.high
 
 
 def slowdown_of(speedup: Estimate) -> Estimate:
     """A speed-up as the share by which the variant takes longer: 0.952 is 0.05."""
     low, high = speedup.low, speedup.high
     return Estimate(1 / speedup.value - 1, None if high is None else 1 / high - 1, None if low is None else 1 / low - 1)
+
+
+# --- power ----------------------------------------------------------------------------------------------------------
+
+
+def least_found(scenarios: Sequence[Scenario], preset: Preset, seed: int = 0) -> np.ndarray | None:
+    """(1 + RESAMPLED, DRAWS): from which true slow-down on, as a log, each simulated sweep says "regressed".
+
+    A simulated sweep draws its replicates, and those of its A/A test, with replacement from the recorded noise: how far
+    each replicate of an undisturbed scenario lies from its scenario's mean. All scenarios are one pool, since the noise
+    is the server's and the machine's whatever was planted, and a few replicates of one size would only repeat
+    themselves. The first row is of the noise as recorded; each other one is of as many replicates drawn anew from every
+    scenario (Efron and Tibshirani 1993, An Introduction to the Bootstrap, 8.3): what another recording might have
+    shown. None when there are fewer replicates than one sweep has.
+    """
+    groups = [_numbers(s) for s in scenarios if not s.disturbed and len(s.replicates) > 1]
+    needed = preset.replicates + preset.aa_replicates
+    if min(preset.replicates, preset.aa_replicates) < 2 or sum(map(len, groups)) < needed:
+        return None
+    rng = np.random.default_rng(seed)
+    rows = [_simulated(groups, preset, rng)]
+    for _ in range(RESAMPLED):
+        rows.append(_simulated([rng.choice(group, len(group)) for group in groups], preset, rng))
+    return np.array(rows)
+
+
+def _numbers(scenario: Scenario) -> np.ndarray:
+    """(replicates, 3): the log ratio, how many pairs of blocks there were, and how many stayed disturbed."""
+    noted = [(r.log_ratio, r.repeats or {"pairs": 0, "still_disturbed": 0}) for r in scenario.replicates]
+    return np.array([(ratio, pairs["pairs"], pairs["still_disturbed"]) for ratio, pairs in noted], float)
+
+
+def _simulated(groups: Sequence[np.ndarray], preset: Preset, rng: np.random.Generator) -> np.ndarray:
+    """(DRAWS,): the least slow-downs of sweeps whose replicates are drawn from the groups' noise."""
+    pool = np.concatenate(groups)
+    pool[:, 0] = np.concatenate([_deviations(group[:, 0]) for group in groups])
+    sizes = (preset.replicates, preset.aa_replicates)
+    return least_called_regressed(*(pool[rng.integers(len(pool), size=(DRAWS, size))] for size in sizes))
+
+
+def least_called_regressed(ours: np.ndarray, aa: np.ndarray) -> np.ndarray:
+    """`judge` turned round, for many sweeps at once: by how much, as a log, a variant without a slow-down would have to
+    be slower to be called regressed; infinite where the verdict is withheld.
+
+    ours, aa: (sweeps, replicates, 3), the numbers of `_numbers`.
+    """
+    value, half = stats.log_speedups(ours[..., 0])
+    aa_value, aa_half = stats.log_speedups(aa[..., 0])
+    threshold = np.maximum(stats.LEAST_THRESHOLD, stats.THRESHOLD_IN_NOISE_FLOORS * np.expm1(aa_half))
+    unfit = np.abs(aa_value) - aa_half > np.log1p(stats.LEAST_THRESHOLD)
+    pairs, disturbed = ours[..., 1].sum(axis=-1), ours[..., 2].sum(axis=-1)
+    withheld = unfit | (disturbed > verdicts.DISTURBED_SHARE_LIMIT * pairs)
+    return np.where(withheld, np.inf, value + half + np.log1p(threshold))
+
+
+def _deviations(values: np.ndarray) -> np.ndarray:
+    """From the mean, and as large as they would be from the unknown true one."""
+    return (values - values.mean()) * np.sqrt(len(values) / (len(values) - 1))
+
+
+def power(least: np.ndarray | None, slowdown: float) -> Estimate | None:
+    """How often a sweep says "regressed" of a true slow-down, with the interval over resampled noise (percentiles)."""
+    return None if least is None else _first_of((least < np.log1p(slowdown)).mean(axis=-1))
+
+
+def found_from(least: np.ndarray | None, share: float = RIGHT_SHARE) -> Estimate | None:
+    """The slow-down from which on a sweep says "regressed" in a `share` of cases; None where none is."""
+    if least is None:
+        return None
+    sizes = np.expm1(np.quantile(least, share, axis=-1, method="higher"))
+    return _first_of(sizes) if np.isfinite(sizes).all() else None
+
+
+def _first_of(values: np.ndarray) -> Estimate:
+    tail = (1 - stats.CONFIDENCE) / 2
+    low, high = np.quantile(values[1:], [tail, 1 - tail])
+    return Estimate(float(values[0]), float(low), float(high))

@@ -265,13 +265,27 @@ def trimmed_interval(values: Sequence[float], confidence: float = CONFIDENCE) ->
     as the mean of normal values, and not as wide where they are not. All values count: the winsorised variance has the
     outer ones at the place of their neighbours.
     """
-    ordered = np.sort(np.asarray(values, float))
-    n, cut = len(ordered), int(TRIMMED_SHARE * len(ordered))
-    kept = n - 2 * cut
-    mean, winsorised = float(ordered[cut : n - cut].mean()), np.clip(ordered, ordered[cut], ordered[n - cut - 1])
-    error = float(winsorised.std(ddof=1)) * math.sqrt((n - 1) / (kept * (kept - 1)))
-    half = student_quantile(confidence, kept - 1) * error
+    mean, half = (float(part) for part in _trimmed(np.asarray(values, float), confidence))
     return Estimate(mean, mean - half, mean + half)
+
+
+def _trimmed(values: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
+    """(..., n): the trimmed means along the last axis, and half the widths of their intervals."""
+    ordered = np.sort(values, axis=-1)
+    n, cut = ordered.shape[-1], int(TRIMMED_SHARE * ordered.shape[-1])
+    kept = n - 2 * cut
+    winsorised = np.clip(ordered, ordered[..., cut, None], ordered[..., n - cut - 1, None])
+    error = winsorised.std(axis=-1, ddof=1) * math.sqrt((n - 1) / (kept * (kept - 1)))
+    return ordered[..., cut : n - cut].mean(axis=-1), student_quantile(confidence, kept - 1) * error
+
+
+def log_speedups(log_ratios: np.ndarray, confidence: float = CONFIDENCE) -> tuple[np.ndarray, np.ndarray]:
+    """`speedup` of many comparisons at once, (..., replicates): logs, and half the widths of their intervals."""
+    replicates = log_ratios.shape[-1]
+    if replicates >= TRIMMED_FROM:
+        return _trimmed(log_ratios, confidence)
+    error = log_ratios.std(axis=-1, ddof=1) / math.sqrt(replicates)
+    return log_ratios.mean(axis=-1), student_quantile(confidence, replicates - 1) * error
 
 
 def speedup(log_ratios: Sequence[float], confidence: float = CONFIDENCE) -> Estimate:
@@ -325,6 +339,14 @@ def replicates_needed(variation: float, width: float) -> int:
     (1.96 CV / width)^2 of METHOD.md: the normal approximation, so a plan, not a promise; at least 2.
     """
     return max(2, math.ceil((1.96 * variation / width) ** 2 - 1e-9))
+
+
+def share_interval(count: int, of: int, confidence: float = CONFIDENCE) -> Estimate:
+    """A share of independent trials with its exact interval (Clopper and Pearson 1934, Biometrika 26). of: positive."""
+    tail = (1 - confidence) / 2
+    low = float(special.betaincinv(count, of - count + 1, tail)) if count else 0.0
+    high = float(special.betaincinv(count + 1, of - count, 1 - tail)) if count < of else 1.0
+    return Estimate(count / of, low, high)
 
 
 # --- verdicts -------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ An empty field means not measured; `reason` says why. Pure but for the records t
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from diffsweep.analysis import batching, cost, economy, latency, load, pareto, stats
+from diffsweep.analysis import batching, cost, economy, latency, load, pareto, stats, verdicts
 from diffsweep.analysis.arrivals import arrivals_fields
 from diffsweep.analysis.cells import OK, STALE, Cell
 from diffsweep.analysis.columns import FID_MARGIN, Row, estimate_in, fid_margin, put, quality_fields
@@ -22,13 +22,8 @@ PARETO = {
     "latency_cost_fid": ("latency_e2e_p50_s", "usd_per_1000_images_on_demand", "fid"),
 }
 
-
 # Objective -> the columns of the interval that it is compared by, where these are not its own.
 IN_PAIRS = {"fid": "fid_in_pairs"}
-
-# Of the pairs of blocks that a speed-up rests on: as many again as measure/blocks.py repeats.
-DISTURBED_SHARE_LIMIT = 0.25
-TOO_DISTURBED = "no verdict: more than a quarter of the pairs stayed disturbed after as many repeats as are allowed"
 
 
 @dataclass(frozen=True)
@@ -73,22 +68,12 @@ def reference_of(plan: Mapping, group: Sequence[Cell]) -> Reference:
         aa=aa,
         noise_floor=floor,
         threshold=stats.threshold(floor),
-        host_unfit=unfit_sentence(aa),
+        host_unfit=verdicts.unfit_sentence(aa),
         images_per_s=load.replicate_rates(level, baseline.loads) if level else (),
         fid_margin=fid_margin(
             estimate_in((baseline.quality or {}).get("fid")), plan["quality"].get("fid_margin", FID_MARGIN)
         ),
         economy=economy.baseline_of(baseline),
-    )
-
-
-def unfit_sentence(aa: Estimate | None) -> str:
-    """Why this host cannot compare variants; empty when it can, or when nobody knows."""
-    if not stats.is_different(aa):
-        return ""
-    return (
-        f"A/A says different: two servers of the baseline differ by a factor of {aa.value:.3f} "
-        f"({aa.low:.3f} to {aa.high:.3f}) on this host, so no difference between variants can be trusted"
     )
 
 
@@ -160,14 +145,12 @@ def disturbances(cell: Cell) -> list[str]:
     levels = sum(bool(level.get("disturbed")) for r in cell.replicates for level in r.notes.get("levels", ()))
     counts = ((blocks, "block of requests", "blocks of requests"), (levels, "load level", "load levels"))
     told = [f"the machine was not quiet during {n} {one if n == 1 else many}" for n, one, many in counts if n]
-    return told + ([TOO_DISTURBED] if is_too_disturbed(cell) else [])
+    return told + ([verdicts.TOO_DISTURBED] if verdicts.is_too_disturbed(repeats_of(cell)) else [])
 
 
-def is_too_disturbed(cell: Cell) -> bool:
-    """Did so many pairs of blocks stay disturbed, after as many repeats as are allowed, that nothing can be claimed?"""
-    noted = [r.notes["repeats"] for r in cell.replicates if "repeats" in r.notes]
-    disturbed = sum(n["still_disturbed"] for n in noted)
-    return disturbed > DISTURBED_SHARE_LIMIT * sum(n["pairs"] for n in noted)
+def repeats_of(cell: Cell) -> list[Mapping]:
+    """What its replicates noted of their pairs of blocks, as `verdicts` takes it."""
+    return [r.notes["repeats"] for r in cell.replicates if "repeats" in r.notes]
 
 
 def speedup_of(cell: Cell) -> Estimate | None:
@@ -187,8 +170,7 @@ def speedup_fields(plan: Mapping, cell: Cell, reference: Reference) -> Row:
     put(row, "speedup_typical", typical)
     row["speedup_baseline_p50_s"] = latency.median_s([r.latency for r in cell.replicates], role="baseline")
     row["speedup_warnings"] = speedup_warnings(ratio, typical)
-    withheld = reference.host_unfit or is_too_disturbed(cell)
-    verdict = stats.CANNOT_TELL if withheld else stats.verdict(ratio, reference.threshold)
+    verdict = verdicts.of_speedup(ratio, reference.threshold, reference.host_unfit, repeats_of(cell))
     row["verdict"] = verdict if ratio is not None else None
     row["noise_floor"], row["threshold"] = reference.noise_floor, reference.threshold
     row["host_unfit"] = reference.host_unfit or None

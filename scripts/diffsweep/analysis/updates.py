@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet
 
-from diffsweep.analysis import comparison, stats, summary
+from diffsweep.analysis import comparison, stats, summary, verdicts
 from diffsweep.analysis.cells import OK, Cell, Source
 from diffsweep.analysis.columns import estimate_in
 from diffsweep.analysis.comparison import Amount, Ground, Images, Limits, Quality, Speed
@@ -136,7 +136,7 @@ def _common_ground(old: State, new: State, model: str, target: str) -> Ground:
         key = (model, target, state.plan["baseline"])
         if key in state.keys:
             tests.append(summary.speedup_of(_read(state, key)))
-            found = summary.unfit_sentence(tests[-1])
+            found = verdicts.unfit_sentence(tests[-1])
             unfit = unfit or (found and f"{when}: {found}")
     limits = [stats.threshold(stats.noise_floor(test)) for test in tests]
     threshold = max(limits) if limits and None not in limits else None

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.figure import Figure
 
-from diffsweep.show import palette, style, words
+from diffsweep.show import palette, style
 from diffsweep.show.axes import scale
 
 HEIGHT_IN = 3.4
@@ -15,11 +15,16 @@ COLOURS = (palette.ENGINE_COLOURS["onnxruntime"], palette.ENGINE_COLOURS["torch"
 
 @dataclass(frozen=True)
 class Curve:
-    """Shares found (0..1) of slow-downs (shares of the request's time), in ascending order, for one preset."""
+    """Shares found (0..1) of slow-downs (shares of the request's time), in ascending order, for one preset; with the
+    ends of their intervals. label: the last share in words; dots: the places of those that get a dot."""
 
     name: str
     slowdowns: Sequence[float]
     found: Sequence[float]
+    low: Sequence[float]
+    high: Sequence[float]
+    label: str
+    dots: Sequence[int] = ()
 
 
 def draw(curves: Sequence[Curve], goal: float, frame: style.Frame) -> Figure:
@@ -34,12 +39,15 @@ def draw(curves: Sequence[Curve], goal: float, frame: style.Frame) -> Figure:
         0.01, 100 * goal - 1.5, f"{goal:.0%}", transform=axes.get_yaxis_transform(), va="top", color=palette.MUTED
     )
     for curve, colour in zip(curves, COLOURS, strict=False):
-        x, y = 100 * np.asarray(curve.slowdowns), 100 * np.asarray(curve.found)
-        axes.plot(x, y, color=colour, lw=2, marker="o", ms=6, mec=palette.PAPER, mew=1.2, zorder=3, clip_on=False)
+        x, y, low, high = (100 * np.asarray(v) for v in (curve.slowdowns, curve.found, curve.low, curve.high))
+        axes.fill_between(x, low, high, color=colour, alpha=0.18, lw=0, zorder=2)
+        dots = list(curve.dots)
+        axes.plot(x, y, color=colour, lw=2, zorder=3, clip_on=False)
+        axes.plot(x[dots], y[dots], "o", color=colour, ms=6, mec=palette.PAPER, mew=1.2, zorder=4, clip_on=False)
     scale(axes, "x", [0.0, *(100 * s for curve in curves for s in curve.slowdowns)], from_zero=True)
     axes.set_ylim(0, 103)
-    axes.set_xlabel("planted slow-down, % of the request's time", labelpad=6)
-    axes.set_ylabel("called regressed, % of comparisons", labelpad=6)
+    axes.set_xlabel("true slow-down, % of the request's time", labelpad=6)
+    axes.set_ylabel("called regressed, % of sweeps", labelpad=6)
     _name_curves(axes, curves)
     return canvas.figure
 
@@ -51,8 +59,8 @@ def _name_curves(axes, curves: Sequence[Curve]) -> None:
     for i in order:
         if not len(curves[i].found):
             continue
-        lowest = max(100 * curves[i].found[-1], lowest + 7)
-        text = f"{curves[i].name}: {words.percent(curves[i].found[-1])}"
+        lowest = max(100 * curves[i].found[-1], lowest + 14)
+        text = f"{curves[i].name}\n{curves[i].label}"
         axes.text(
             1.02, lowest, text, transform=axes.get_yaxis_transform(), va="center", color=COLOURS[i], weight="bold"
         )
