@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import queueing
 import synthetic
 from conftest import PROJECT, snakemake, wait_for
-from diffsweep.analysis import load, summary
+from diffsweep.analysis import load, stats, summary
 from diffsweep.analysis.arrivals import arrivals_of, rate_estimate, read_arrivals, trial_rows
 from diffsweep.analysis.cells import read_cells
 from diffsweep.analysis.stats import Estimate
@@ -153,7 +153,8 @@ def test_a_level_that_a_minority_climbed_to_is_not_used():
 
 def level_of(clients: float, rate: float, half: float = 0.0, valid: bool = True) -> load.Level:
     rates = Estimate(rate, rate - half, rate + half)
-    return load.Level(clients, 5, 40, 0, rates, rates, None, 1.0, None, 1.0, 1.0, 0.0, valid, "" if valid else "broken")
+    reason = "" if valid else "broken"
+    return load.Level(clients, 5, 40, 0, rates, rates, 0.0, None, 1.0, None, 1.0, 1.0, 0.0, valid, reason)
 
 
 def test_knee_and_saturation_are_the_first_and_last_level_at_capacity():
@@ -161,6 +162,37 @@ def test_knee_and_saturation_are_the_first_and_last_level_at_capacity():
     assert load.knee(levels).clients == 4
     assert [level.clients for level in load.at_capacity(levels)] == [4, 8]
     assert load.sustained(levels).clients == 8
+
+
+def test_the_sustained_level_is_the_last_at_capacity_not_the_luckiest():
+    levels = [level_of(1, 4.02, 0.2), level_of(2, 4.1, 0.2), level_of(4, 3.95, 0.2), level_of(8, 3.0, 0.2)]
+    assert load.sustained(levels).clients == 4
+    assert load.sustained([level_of(1, 4.0, valid=False)]) is None
+
+
+def test_replicates_that_agree_do_not_hide_what_the_requests_of_other_levels_show():
+    """All three replicates made equal times with one client; with two, one request in each took twice as long."""
+    alike, slow = [1.0] * 12, [1.0] * 6 + [2.0] + [1.0] * 5
+    steady, disturbed = ([bursts_of(times) for _ in range(3)] for times in (alike, slow))
+    noise = capacity.noise_of([w.bursts for w in steady + disturbed])
+    assert capacity.noise_of([w.bursts for w in steady]) == 0 < noise
+    between = stats.replicate_interval([w.images_per_s for w in steady])
+    assert stats.with_request_noise(between, 0.0) == between == Estimate(1.0, 1.0, 1.0)
+    widened = stats.with_request_noise(between, noise / 6)
+    assert widened.half_width == pytest.approx(stats.REQUEST_ERRORS * noise / 6)
+    assert stats.with_request_noise(Estimate(1.0), noise) == Estimate(1.0)  # one replicate has no interval
+
+
+@pytest.mark.parametrize(("spread", "slower", "least"), [(0.05, 1.25, 0.85), (0.08, 1.25, 0.7), (0.08, 1.4, 0.98)])
+def test_a_last_third_that_is_a_quarter_slower_is_mostly_found(spread, slower, least):
+    rng = np.random.default_rng(4)
+    times = np.exp(spread * rng.standard_normal((300, 3, 8)))
+    found = {}
+    for factor in (1.0, slower):
+        sweeps = times * np.where(np.arange(8) < 5, 1.0, factor)
+        differ = [capacity.disagreement([bursts_of(one) for one in sweep]) for sweep in sweeps]
+        found[factor] = np.mean(np.asarray(differ) > capacity.WINDOWS_AGREE_WITHIN)
+    assert found[slower] > least and found[1.0] < 0.01
 
 
 def test_without_a_level_beyond_it_there_is_no_knee():

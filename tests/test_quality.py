@@ -16,7 +16,7 @@ from PIL import Image, ImageFilter
 import synthetic
 from diffsweep.quality import defects, frechet, manifests
 from diffsweep.sweep.outcomes import Failed
-from simulation import each
+from simulation import default_of, each, nominal
 
 PROJECT = Path(__file__).resolve().parents[1]
 COUNT = 40
@@ -57,19 +57,34 @@ def test_distance_of_known_gaussians():
     assert frechet.squared_distance(a, a) == pytest.approx(0.0)
 
 
-@pytest.mark.parametrize(("features", "common"), [(48, 0.0), (48, 0.7), (32, 0.5)])
-def test_fid_intervals_cover(features, common):
-    """The plain interval its mean at n = 200, the corrected one the true distance, biased as the plain one is."""
+IMAGES = default_of("quality", "images")
+
+
+@pytest.mark.parametrize(("features", "common", "tries"), [(48, 0.7, 250), (16, 0.0, 600), (16, 0.5, 600)])
+def test_fid_intervals_cover(features, common, tries):
+    """The plain interval its mean at this n, the corrected one the true distance, biased as the plain one is."""
     rng, found = np.random.default_rng(2), []
-    for _ in range(80):
-        ours, theirs, truth = gaussians(rng, 200, features, shift=1.0, scale=1.1, common=common)
-        found.append(frechet.distance(ours, theirs, each(200)))
+    for _ in range(tries):
+        ours, theirs, truth = gaussians(rng, IMAGES, features, shift=1.0, scale=1.1, common=common)
+        found.append(frechet.distance(ours, theirs, each(IMAGES)))
     mean = np.mean([d.value for d in found])
-    # 80 tries at 95 %: 88 % and more are within three standard errors.
-    assert 0.88 <= np.mean([d.low <= mean <= d.high for d in found]) <= 1.0
-    assert 0.88 <= np.mean([d.corrected_low <= truth <= d.corrected_high for d in found]) <= 1.0
-    assert mean > 1.3 * truth
+    least, most = nominal(tries)
+    assert least <= np.mean([d.low <= mean <= d.high for d in found]) <= most
+    assert least <= np.mean([d.corrected_low <= truth <= d.corrected_high for d in found]) <= most
+    assert mean > 1.1 * truth
     assert np.mean([d.corrected for d in found]) == pytest.approx(truth, rel=0.12)
+
+
+@pytest.mark.parametrize("noise", [0.1, 0.5])
+def test_fid_difference_is_covered(noise):
+    """FID(variant) - FID(baseline) of images that are the baseline's and some noise: its mean at this n."""
+    rng, found, tries = np.random.default_rng(3), [], 350
+    for _ in range(tries):
+        baseline, reference, _ = gaussians(rng, IMAGES, 12, shift=1.0, scale=1.1, common=0.5)
+        variant = baseline + noise * rng.standard_normal(baseline.shape)
+        found.append(frechet.difference(variant, baseline, reference, each(IMAGES)))
+    mean, (least, most) = np.mean([d.value for d in found]), nominal(tries)
+    assert least <= np.mean([d.low <= mean <= d.high for d in found]) <= most
 
 
 def test_jackknife_of_a_mean_is_the_textbooks():

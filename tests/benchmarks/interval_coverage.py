@@ -1,6 +1,6 @@
 """How often do our 95 % intervals hold the truth, and how wide are they? Simulated, against the alternatives.
 
-    python tests/benchmarks/interval_coverage.py [--simulations 20000]
+    python tests/benchmarks/interval_coverage.py [--simulations 20000] [--only throughput shares]
 
 Prints one table per kind of interval. A coverage below 93 % is a defect (METHOD.md); the methods that were not taken
 stand beside the one that was. Needs the workflow environment; takes about a minute per 10,000 simulations.
@@ -20,10 +20,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
 import simulation  # noqa: E402
-from diffsweep.analysis import stats  # noqa: E402
+from diffsweep.analysis import cost, load, stats  # noqa: E402
 from diffsweep.analysis.stats import Estimate  # noqa: E402
+from diffsweep.measure import capacity  # noqa: E402
 from diffsweep.quality import frechet, resampling  # noqa: E402
-from diffsweep.sweep.plan import PRESETS  # noqa: E402
 
 # --- ways to an interval of the speed-up that were not taken ---
 
@@ -53,9 +53,7 @@ def speedup_table(simulations: int, replicates: int, requests: int) -> None:
     print(f"{'':24}" + "".join(f"{name:>31}" for name in SPEEDUP_METHODS))
     for name, machine in simulation.MACHINES.items():
         rng = np.random.default_rng(1)
-        ratios = simulation.log_ratios(
-            machine, rng, simulations=simulations, replicates=replicates, requests=requests - requests % 2
-        )
+        ratios = simulation.log_ratios(machine, rng, simulations=simulations, replicates=replicates, requests=requests)
         cells = [simulation.coverage(ratios, method, truth=1.0) for method in SPEEDUP_METHODS.values()]
         print(f"{name:24}" + "".join(f"{100 * held:22.1f} ({100 * half:5.2f})" for held, half in cells), flush=True)
 
@@ -135,15 +133,124 @@ def quantile_table(simulations: int, replicates: int = 5, requests: int = 15) ->
         print(f"{name:24}" + "".join(f"{cell:>41}" for cell in cells), flush=True)
 
 
-def throughput_table(simulations: int, replicates: int = 5, requests: int = 12) -> None:
-    """Images per second of a level: requests over the time they took, one after the other."""
-    print(f"\nthroughput, {replicates} replicates of {requests} requests: coverage % (median half-width %)")
+CAPACITIES = {  # clients -> images per second; a ramp ends two levels after the last that gained
+    "full with one client": {1: 1.0, 2: 1.0, 4: 1.0},
+    "climbing": {1: 0.6, 2: 0.95, 4: 1.0, 8: 1.0},
+    "falls with too many": {1: 0.6, 2: 1.0, 4: 1.0, 8: 0.9},
+    "one level": {1: 1.0},
+}
+
+
+def throughput_table(simulations: int) -> None:
+    """The sustained level's images per second; beside it the luckiest level's, which was not taken."""
+    sizes = " x ".join(str(simulation.default_of("protocol", n)) for n in ("load_replicates", "requests_per_level"))
+    print(f"\nsustained throughput, {sizes} requests a level: coverage % of that level's mean (bias %, half-width %)")
+    print(f"{'':24}" + "".join(f"{name:>27}" for name in CAPACITIES) + f"{'full; the highest level':>27}")
     for name, machine in simulation.MACHINES.items():
-        rng = np.random.default_rng(6)
-        times = simulation.latencies(machine, rng, simulations=simulations, replicates=replicates, requests=requests)
-        rates = 1 / times.mean(axis=2)
-        held, half = simulation.coverage(rates, stats.replicate_interval, truth=float(rates.mean()))
-        print(f"{name:24}{100 * held:10.1f} ({100 * half:5.2f})", flush=True)
+        cells = []
+        for capacities in CAPACITIES.values():
+            levels = simulation.loads(
+                machine, np.random.default_rng(6), simulations=max(100, simulations // 10), capacities=capacities
+            )
+            choices = (load.sustained, highest) if not cells else (load.sustained,)
+            cells += [_of_throughput(simulation.covered(levels, choose)) for choose in choices]
+        print(f"{name:24}" + "".join(f"{cell:>27}" for cell in (cells[0], *cells[2:], cells[1])), flush=True)
+
+
+def highest(levels: list[load.Level]) -> load.Level | None:
+    return max((level for level in levels if level.valid), key=lambda level: level.images_per_s.value, default=None)
+
+
+def _of_throughput(found: tuple[float, float, list[Estimate]]) -> str:
+    held, bias, estimates = found
+    half = float(np.median([estimate.half_width / estimate.value for estimate in estimates]))
+    return f"{100 * held:.1f} ({100 * bias:+.1f}, {100 * half:.1f})"
+
+
+def steady_table(simulations: int) -> None:
+    """How often a level is called not steady whose last third is so much slower."""
+    slower = (0.0, 0.10, 0.15, 0.20, 0.25, 0.30, 0.40)
+    print("\nlevels called not steady, %, by how much slower their last third is")
+    print(f"{'':24}" + "".join(f"{share:>8.0%}" for share in slower))
+    for name, machine in simulation.MACHINES.items():
+        times = simulation.latencies(
+            machine, np.random.default_rng(7), simulations=max(100, simulations // 20), replicates=3, requests=8
+        )
+        found = [np.mean([_not_steady(one * np.where(np.arange(8) < 5, 1, 1 + s)) for one in times]) for s in slower]
+        print(f"{name:24}" + "".join(f"{100 * share:8.1f}" for share in found), flush=True)
+
+
+def _not_steady(replicates: np.ndarray) -> bool:
+    windows = [capacity.Window(0.0, tuple(capacity.Burst(t, 1, 1) for t in own), tuple(own)) for own in replicates]
+    return capacity.disagreement(windows) > capacity.WINDOWS_AGREE_WITHIN
+
+
+def two_throughputs_table(simulations: int, replicates: int = 3, requests: int = 8) -> None:
+    print(
+        f"\ntwo throughputs of {replicates} x {requests}: coverage % of their ratio, of the seconds saved, of payback"
+    )
+    for name, machine in simulation.MACHINES.items():
+        rng, count = np.random.default_rng(8), max(100, simulations // 5)
+        size = {"simulations": count, "replicates": replicates, "requests": requests}
+        ours, theirs = (rate / simulation.latencies(machine, rng, **size).mean(axis=2) for rate in (2.0, 1.0))
+        truth, pairs = float((1 / theirs).mean() - (1 / ours).mean()), list(zip(ours, theirs, strict=True))
+        saved = [stats.difference_interval(1 / b, 1 / a) for a, b in pairs]
+        paid = [e for each in saved if (e := cost.payback(60.0, each)[1]) is not None and e.low is not None]
+        held = [
+            [simulation.covers(stats.ratio_interval(a, b), ours.mean() / theirs.mean()) for a, b in pairs],
+            [simulation.covers(each, truth) for each in saved],
+            [simulation.covers(each, 60 / truth) for each in paid],
+        ]
+        print(f"{name:24}" + "".join(f"{100 * np.mean(each):10.1f}" for each in held), flush=True)
+
+
+def searches_table(simulations: int) -> None:
+    """The highest rate within the objective: what so many searches found, each to its tolerance."""
+    searches, tolerance = (simulation.default_of("arrivals", name) for name in ("searches", "tolerance"))
+    print(f"\nhighest rate, {searches} searches to within {tolerance:.0%}: coverage %")
+    for name, spread, heavy in (("equal servers", 0.0, False), ("3 %", 0.03, False), ("3 %, heavy tails", 0.03, True)):
+        rng, shape = np.random.default_rng(9), (simulations, searches)
+        noise = (rng.standard_t(3, shape) / math.sqrt(3)) if heavy else rng.standard_normal(shape)
+        rates = spread * noise + rng.uniform(-tolerance, 0.0, shape)  # the answer is the lower end of the bracket
+        held = [simulation.covers(stats.replicate_interval(own), -tolerance / 2) for own in rates]
+        print(f"{name:24}{100 * np.mean(held):10.1f}", flush=True)
+
+
+def share_table(simulations: int) -> None:
+    images = simulation.default_of("quality", "images")
+    print(f"\nshares of {images} images, by the true share: coverage %; beside it that of the bootstrap")
+    truths = (0.5, 0.95, 0.985, 0.995, 0.9975, 0.999)
+    print(f"{'':32}" + "".join(f"{truth:>14}" for truth in truths))
+    for name, per_prompt, answers in (("yes or no", 1, 1), ("5 answers", 1, 5), ("yes or no, 4 a prompt", 4, 1)):
+        ids, cells = [str(i // per_prompt) for i in range(images)], []
+        for truth in truths:
+            rng, held = np.random.default_rng(10), []
+            for seed in range(max(200, simulations // 20)):
+                prompts = images // per_prompt
+                chance = rng.beta(truth, 1 - truth, prompts) if per_prompt > 1 else np.full(prompts, truth)
+                values = rng.binomial(answers, np.repeat(chance, per_prompt)) / answers
+                both = resampling.share_mean(values, ids), resampling.bootstrap_mean(values, ids, 300, seed)
+                held.append([mean.low <= truth <= mean.high for mean in both])
+            ours, theirs = 100 * np.mean(held, axis=0)
+            cells.append(f"{ours:.1f} ({theirs:.0f})")
+        print(f"{name:32}" + "".join(f"{cell:>14}" for cell in cells), flush=True)
+
+
+def fid_difference_table(simulations: int, features: int = 24) -> None:
+    n = simulation.default_of("quality", "images")
+    print(
+        f"\nFID(variant) - FID(baseline), {n} images of {features} features, paired: coverage % of the mean at this n"
+    )
+    for noise in (0.05, 0.2, 0.5):
+        rng, found, shape = np.random.default_rng(11), [], (n, features)
+        for _ in range(max(100, simulations // 40)):
+            prompt = rng.standard_normal(shape)
+            baseline, reference = (0.7 * (prompt + rng.standard_normal(shape)) for _ in range(2))
+            variant = 1.05 * baseline + noise * rng.standard_normal(shape)
+            found.append(frechet.difference(variant, baseline, reference, simulation.each(n)))
+        mean = np.mean([d.value for d in found])
+        held = np.mean([d.low <= mean <= d.high for d in found])
+        print(f"{f'noise {noise:g}':24}{100 * held:10.1f}", flush=True)
 
 
 def fid_table(simulations: int, n: int = 200) -> None:
@@ -195,17 +302,30 @@ def clip_table(simulations: int) -> None:
         print(f"{name:32}{100 * held / count:10.1f}", flush=True)
 
 
+TABLES: dict[str, Callable[[int], None]] = {
+    "speed-up": lambda simulations: [speedup_table(simulations, *size) for size in simulation.sizes()],
+    "moderated": moderated_table,
+    "quantiles": quantile_table,
+    "throughput": throughput_table,
+    "steady": steady_table,
+    "two-throughputs": two_throughputs_table,
+    "searches": searches_table,
+    "shares": share_table,
+    "fid": fid_table,
+    "fid-difference": fid_difference_table,
+    "clip": clip_table,
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--simulations", type=int, default=10000)
-    simulations = parser.parse_args().simulations
-    for preset in PRESETS.values():
-        speedup_table(simulations, preset["replicates"], preset["requests"])
-    moderated_table(simulations)
-    quantile_table(simulations)
-    throughput_table(simulations)
-    fid_table(simulations)
-    clip_table(simulations)
+    parser.add_argument(
+        "--only", nargs="+", choices=TABLES, default=list(TABLES), metavar="TABLE", help=f"of {', '.join(TABLES)}"
+    )
+    options = parser.parse_args()
+    for name in options.only:
+        TABLES[name](options.simulations)
 
 
 if __name__ == "__main__":

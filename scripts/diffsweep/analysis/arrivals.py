@@ -75,7 +75,8 @@ def arrivals_of(notes: Mapping, records: Sequence[CapacityRecord]) -> Arrivals:
 def rate_estimate(searches: Sequence[Arrivals]) -> Estimate | None:
     """The highest rate within the objective: the geometric mean of what the searches found, requests per second.
 
-    The interval comes from the variation between them, on the log scale (Student's t); one search has none.
+    The interval comes from the variation between them, on the log scale (Student's t); one search has none. Of three
+    searches it holds 95 %, or 92 % where servers are so equal that only the bracket's width makes their answers differ.
     """
     rates = [search.rate for search in searches if search.rate is not None]
     return stats.exponential(stats.replicate_interval([math.log(rate) for rate in rates])) if rates else None

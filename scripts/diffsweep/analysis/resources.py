@@ -67,9 +67,9 @@ def _windows(replicate: Replicate, clients: float) -> Iterator[Span]:
         yield Span(replicate, begin_unix_s, begin_unix_s + note["window_s"], images)
 
 
-def resource_fields(cell: Cell, clients: float | None) -> Row:
-    """The columns; `clients`: those of the sustained level. An empty one was not measured: `not_offered` and
-    `energy_reason` say why."""
+def resource_fields(cell: Cell, clients: float | None, request_error: float | None) -> Row:
+    """The columns; `clients`, `request_error`: those of the sustained level. An empty one was not measured:
+    `not_offered` and `energy_reason` say why."""
     spans = steady_spans(cell, clients)
     samples = [sample for span in spans for sample in span.samples]
     row: Row = {
@@ -87,7 +87,7 @@ def resource_fields(cell: Cell, clients: float | None) -> Row:
         "not_offered": not_offered(cell),
     }
     for device, counter in COUNTERS.items():
-        put(row, f"{device}_energy_j_per_image", energy_per_image(spans, counter))
+        put(row, f"{device}_energy_j_per_image", energy_per_image(spans, counter, request_error or 0.0))
     row["energy_reason"] = why_no_energy(cell, spans)
     return row
 
@@ -153,12 +153,18 @@ def _package_joules(sample: ResourceSample) -> float | None:
 COUNTERS = {"gpu": _gpu_joules, "package": _package_joules}
 
 
-def energy_per_image(spans: Sequence[Span], counter: Callable[[ResourceSample], float | None]) -> Estimate | None:
-    """Joules per image, with the interval between replicates; None without a counter, or from too little of it."""
+def energy_per_image(
+    spans: Sequence[Span], counter: Callable[[ResourceSample], float | None], request_error: float = 0.0
+) -> Estimate | None:
+    """Joules per image, with the interval between replicates; None without a counter, or from too little of it.
+
+    A busy server draws the more the longer it takes: the interval is no narrower than the throughput's would be.
+    """
     known = [(span, joules) for span in spans if (joules := energy_of(span, counter)) is not None and span.images]
     if not is_enough([span for span, _ in known]):
         return None
-    return stats.replicate_interval([joules / span.images for span, joules in known])
+    between = stats.replicate_interval([joules / span.images for span, joules in known])
+    return stats.with_request_noise(between, request_error)
 
 
 def is_enough(spans: Sequence[Span]) -> bool:

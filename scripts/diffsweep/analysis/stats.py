@@ -32,6 +32,9 @@ TRIMMED_SHARE = 0.2
 # A/A noise below 1 % is not believed: METHOD.md's least threshold.
 LEAST_THRESHOLD = 0.01
 THRESHOLD_IN_NOISE_FLOORS = 2.0
+# So many standard errors of the requests' own noise are the least half-width of a throughput's interval: the fewest
+# with which it holds where some requests take far longer than the others (tests/benchmarks/interval_coverage.py).
+REQUEST_ERRORS = 1.5
 
 IMPROVED, REGRESSED, WITHIN_NOISE, CANNOT_TELL = "improved", "regressed", "within noise", "cannot tell"
 
@@ -244,6 +247,18 @@ def replicate_interval(means: Sequence[float], confidence: float = CONFIDENCE) -
         return Estimate(mean)
     half = student_quantile(confidence, len(means) - 1) * deviation / math.sqrt(len(means))
     return Estimate(mean, mean - half, mean + half)
+
+
+def with_request_noise(estimate: Estimate, error: float) -> Estimate:
+    """An interval between replicates, made no narrower than the requests' noise lets it be.
+
+    error: the relative standard error that this noise gives the value, known from many more requests than are in it.
+    Three replicates of eight requests may all have missed the slow ones; then they agree, on too high a rate.
+    """
+    half = REQUEST_ERRORS * error * abs(estimate.value)
+    if estimate.half_width is None or estimate.half_width >= half:
+        return estimate
+    return Estimate(estimate.value, estimate.value - half, estimate.value + half)
 
 
 def undisturbed(times: Sequence[Sequence[float]] | np.ndarray) -> np.ndarray:

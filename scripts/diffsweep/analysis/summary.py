@@ -88,7 +88,7 @@ def row_of(plan: Mapping, cell: Cell, reference: Reference) -> Row:
         **quality_fields(cell.quality or {}, reference.fid_margin),
         **useful_fields(cell),
     }
-    row |= resource_fields(cell, row["sustained_clients"])
+    row |= resource_fields(cell, row["sustained_clients"], row.pop("request_error"))
     price, _ = price_of(plan["targets"][cell.target])
     row |= economy.economy_fields(cell, row, price, reference.economy)
     told = [row.pop(f"{part}_warnings") for part in ("latency", "speedup", "capacity", "arrivals")]
@@ -200,6 +200,7 @@ def capacity_fields(plan: Mapping, cell: Cell, reference: Reference) -> Row:
     rate = level.images_per_s if level else None
     knee, full = load.knee(levels), load.at_capacity(levels)
     row: Row = {"sustained_clients": level.clients if level else None}
+    row["request_error"] = level.request_error if level else None
     row |= {"knee_clients": knee.clients if knee else None, "saturation_clients": full[-1].clients if full else None}
     put(row, "images_per_s", rate)
     put(row, "requests_per_s", level.requests_per_s if level else None)

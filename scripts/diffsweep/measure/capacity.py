@@ -21,7 +21,7 @@ LITTLES_LAW_TOLERANCE = 0.03  # perf_analyzer's idea, METHOD.md's figure
 ERROR_SHARE_LIMIT = 0.01  # METHOD.md, "Load"
 WINDOWS = 3
 WINDOWS_AGREE_WITHIN = 0.10  # METHOD.md, "Load"
-WINDOW_ERRORS = 2  # a window's own standard error is allowed for so many times: a few requests always differ
+WINDOW_ERRORS = 1  # a window's own standard error is allowed for so many times: a few requests always differ
 LEAST_BURSTS = 3 * WINDOWS  # fewer do not tell their own noise
 SAME_BURST = 0.25  # completions closer than this share of the mean gap were answered together, by a batch
 UNUSABLE = ("connection", "timeout")  # after these a client's next request would only wait again
@@ -220,6 +220,10 @@ def disagreement(windows: Sequence[Window]) -> float | None:
     """By how much three consecutive windows differ from their mean beyond their own noise, as a share of it.
 
     Replicates are pooled third by third, since one has too few requests to tell. None: too few to tell even so.
+
+    What it finds with 3 replicates of 8 requests (tests/benchmarks/interval_coverage.py): a last third that is a
+    quarter slower in 96 % of simulations where requests differ by 5 %, in 75 % where they do by 8 %; 15 % slower hardly
+    ever. Levels that are steady it calls so in 96 % and more, also where some requests take far longer than others.
     """
     split = [parts for window in windows if (parts := thirds(window.bursts))]
     pooled = [[burst for parts in split for burst in parts[i]] for i in range(WINDOWS)]

@@ -1,4 +1,4 @@
-"""Intervals of quality scores by resampling prompts, and the verdict of equivalence. Pure; NumPy only.
+"""Intervals of quality scores over prompts, and the verdict of equivalence. Pure; NumPy and SciPy only.
 
 The prompt is the unit: images of the same prompt (other seeds) resemble each other, so they are drawn together.
 """
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import special
 
 EQUIVALENT, BETTER, NOT_WORSE, WORSE, CANNOT_TELL = "equivalent", "better", "not worse", "worse", "cannot tell"
 KEPT = (EQUIVALENT, BETTER, NOT_WORSE)  # the verdicts by which images lose nothing that matters
@@ -51,6 +52,30 @@ def bootstrap_mean(
     tail = (1 - confidence) / 2
     low, high = np.quantile(widened, [tail, 1 - tail])
     return Mean(mean, float(low), float(high))
+
+
+def share_mean(shares: Sequence[float], prompt_ids: Sequence[str], confidence: float = 0.95) -> Mean:
+    """The mean over images of shares from 0 to 1 (of yes or no: 1 or 0), with an interval that stays within 0 and 1.
+
+    Clopper and Pearson's for the effective sample size, the number of independent yes or no answers whose variance
+    would be that between prompts (Korn and Graubard 1998, Survey Methodology 24). Where all images agree, nothing tells
+    that variance, and each prompt counts as one answer. Conservative near 0 and 1: 95 to 99 % for 200 prompts of one
+    image. (A bootstrap of few failures covers little: of none, its interval is a point.)
+    """
+    shares = np.clip(np.asarray(shares, float), 0.0, 1.0)
+    groups = prompt_groups(prompt_ids)
+    mean, m = float(shares.mean()), len(groups)
+    if m < 2:
+        return Mean(mean, None, None)
+    excess = np.asarray([(shares[where] - mean).sum() for where in groups])
+    variance = m / (m - 1) * float((excess**2).sum()) / len(shares) ** 2
+    # Rounding leaves a speck of variance where all shares are alike.
+    effective = mean * (1 - mean) / variance if 0 < mean < 1 and variance > 1e-18 else float(m)
+    right, wrong = mean * effective, (1 - mean) * effective
+    tail = (1 - confidence) / 2
+    low = float(special.betaincinv(right, wrong + 1, tail)) if right > 0 else 0.0
+    high = float(special.betaincinv(right + 1, wrong, 1 - tail)) if wrong > 0 else 1.0
+    return Mean(mean, low, high)
 
 
 def equivalence(difference: Mean, margin: float) -> str:

@@ -118,9 +118,9 @@ def summarise(judged: Judged, scorers: Scorers) -> dict:
     }
 
 
-def mean(judged: Judged, values: Sequence[float], prompt_ids: Sequence[str] | None = None) -> resampling.Mean:
-    ids = judged.images.prompt_ids if prompt_ids is None else prompt_ids
-    return resampling.bootstrap_mean(values, ids, judged.spec["bootstrap"], judged.spec["seed"])
+def mean(judged: Judged, values: Sequence[float]) -> resampling.Mean:
+    spec = judged.spec
+    return resampling.bootstrap_mean(values, judged.images.prompt_ids, spec["bootstrap"], spec["seed"])
 
 
 def clip_difference(judged: Judged) -> dict | None:
@@ -151,8 +151,8 @@ def attributes(judged: Judged) -> dict | None:
     if not named:
         return None
     ids = [judged.images.prompt_ids[i] for i in named]
-    share = mean(judged, [judged.ours.attributes_right[i] for i in named], ids)
-    all_right = mean(judged, [float(judged.ours.all_right[i]) for i in named], ids)
+    share = resampling.share_mean([judged.ours.attributes_right[i] for i in named], ids)
+    all_right = resampling.share_mean([float(judged.ours.all_right[i]) for i in named], ids)
     return {"share": asdict(share), "all_right": asdict(all_right), "images": len(named)}
 
 

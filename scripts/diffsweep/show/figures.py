@@ -243,9 +243,9 @@ def _throughput(cell: Cell) -> Picture:
             if len(levels)
             else [np.array([])] * 4
         )
-        valid = levels["valid"].to_numpy(bool) if len(levels) else np.array([])
+        marks = [levels[mark].to_numpy(bool) if len(levels) else np.array([]) for mark in ("valid", "is_sustained")]
         identity = row["variant"], row["engine"]
-        loads.append(throughput_plot.Load(*identity, *known, valid, why_missing(row), is_baseline(row)))
+        loads.append(throughput_plot.Load(*identity, *known, *marks, why_missing(row), is_baseline(row)))
     subtitle = f"{cell.name}: images per second from one server, against the number of clients that ask at once"
     frame = _frame(cell, sentences.throughput(cell.rows), subtitle, note(cell.rows))
     alt = f"Small line plots: images per second by number of clients, of {words.count(len(loads), 'variant')}."

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from diffsweep.analysis.columns import FID_MARGIN
-from diffsweep.analysis.stats import FASTEST_SHARE, LEAST_THRESHOLD, minimum_sample
+from diffsweep.analysis.stats import FASTEST_SHARE, LEAST_THRESHOLD, REQUEST_ERRORS, minimum_sample
 from diffsweep.show import words
 from diffsweep.show.cells import Cell
 from diffsweep.show.costs import price_words
@@ -73,10 +73,12 @@ def _intervals() -> str:
         95 % throughout. A speed-up compares undisturbed requests: of each part of a request, each step by its place,
         the mean of the fastest {FASTEST_SHARE:.0%}, added up; where typical requests tell another, a warning says so.
         Speed-ups, means and throughputs: from the variation between replicates (Student's t; speed-ups of ten or more
-        replicates: 20 % trimmed, Yuen).
+        replicates: 20 % trimmed, Yuen); of throughputs and energy, never less than {REQUEST_ERRORS:g} standard errors
+        of the requests' own noise.
         Percentiles: from order statistics, wider by what replicates differ; P95 takes {minimum_sample(0.95)} requests,
-        P99 {minimum_sample(0.99)}, else it is n/a. CLIP score and attributes: bootstrap over prompts; FID: jackknife
-        over prompts. Percentiles and means leave no request out.
+        P99 {minimum_sample(0.99)}, else it is n/a. CLIP score: bootstrap over prompts; FID: jackknife over prompts;
+        shares of attributes: Clopper and Pearson's, of as many answers as the spread between prompts is worth.
+        Percentiles and means leave no request out.
     """)
 
 
@@ -113,8 +115,10 @@ def _load(plan: Mapping) -> str:
     return _one_line(f"""
         Closed loop with {f"{listed} clients" if listed else climbed}; {p.get("requests_per_level", "?")} requests a
         level after the ramp-up, at least one a client. A level is valid when errors stay under 1 %, Little's law holds
-        within 3 %, and three windows agree within 10 %, their own noise allowed for. The best valid level is the
-        sustained throughput; the knee is the first level whose interval reaches 97 % of it.
+        within 3 %, and none of its thirds is more than 10 % off their mean, its own standard error allowed for (of 3 × 8
+        requests that differ by 5 % this finds a last third that is 25 % slower in 9 of 10 cases, and hardly ever one
+        that is 15 % slower). At capacity are the valid levels whose interval reaches 97 % of the highest throughput: the first
+        is the knee, the last is the sustained throughput (not the highest, which of equal levels is the luckiest).
     """)
 
 

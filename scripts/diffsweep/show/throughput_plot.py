@@ -18,7 +18,7 @@ GAP_IN = (0.2, 0.5)  # between columns, between rows (which holds the panel's na
 
 @dataclass(frozen=True)
 class Load:
-    """One variant: clients (L,), images/s (L,) with low, high; valid (L,); empty when not measured (note: why)."""
+    """One variant: clients, images/s with low, high, valid, sustained, each (L,); empty when not measured (note: why)."""
 
     name: str
     engine: str
@@ -27,6 +27,7 @@ class Load:
     low: np.ndarray
     high: np.ndarray
     valid: np.ndarray
+    sustained: np.ndarray
     note: str = ""
     baseline: bool = False
 
@@ -92,6 +93,5 @@ def _draw_load(axes: Axes, load: Load) -> None:
     for clients, value, valid in zip(load.clients, load.images_per_s, load.valid, strict=True):
         face = colour if valid else palette.PAPER
         axes.plot(clients, value, marker="o", ms=4.5, mfc=face, mec=colour, mew=1.1, zorder=5)
-    best = int(np.nanargmax(load.images_per_s))
-    at = (load.clients[best], load.images_per_s[best])
-    axes.annotate(words.number(at[1]), at, xytext=(0, 6), textcoords="offset points", ha="center", size=8, zorder=6)
+    for at in zip(load.clients[load.sustained], load.images_per_s[load.sustained], strict=True):
+        axes.annotate(words.number(at[1]), at, xytext=(0, 6), textcoords="offset points", ha="center", size=8, zorder=6)
