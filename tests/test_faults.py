@@ -306,7 +306,9 @@ from pathlib import Path
 def hold(variable):
     if variable in os.environ:
         Path(os.environ[variable] + ".held").touch()
-        while not os.path.exists(os.environ[variable]):
+        for _ in range(1200):  # 60 s: it does not stay when the test has failed
+            if os.path.exists(os.environ[variable]):
+                break
             time.sleep(0.05)
 """
 
