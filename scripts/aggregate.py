@@ -35,6 +35,7 @@ from diffsweep.sweep.files import atomic, digest_file, read_json, write_json
 from diffsweep.sweep.outcomes import run_program
 from diffsweep.sweep.runs import current_run
 from diffsweep.sweep.variants import find_variant
+from diffsweep.sweep.workflow import end_with_process
 
 # What the columns hold that are not measurements (those are floats).
 TEXT = """
@@ -126,7 +127,8 @@ def workers(plan: Mapping) -> Iterator[Callable]:
     if cores == 1 or len(plan["variants"]) < ALONE:
         yield map
         return
-    with ProcessPoolExecutor(cores, mp_context=get_context("forkserver")) as pool:
+    bound = {"initializer": end_with_process, "initargs": (os.getpid(),)}  # a worker would wait for work for ever
+    with ProcessPoolExecutor(cores, mp_context=get_context("forkserver"), **bound) as pool:
         yield pool.map
 
 

@@ -21,7 +21,8 @@ from pathlib import Path
 from diffsweep.sweep.environments import PROJECT
 from diffsweep.sweep.files import read_json, write_json
 from diffsweep.sweep.options import add_spec_option, read_spec
-from diffsweep.sweep.outcomes import Outcome, die_with_parent, outcome_of
+from diffsweep.sweep.outcomes import Outcome, outcome_of
+from diffsweep.sweep.workflow import die_with_parent
 
 STAGE = "calibrate"
 SPEC = "spec.json"
@@ -116,9 +117,9 @@ def undisturbed() -> Iterator[None]:
 @contextmanager
 def disturbed_host(seed: int) -> Iterator[None]:
     """A process that keeps a core busy in bursts while the block runs."""
-    child = os.fork()
+    parent, child = os.getpid(), os.fork()
     if child == 0:
-        die_with_parent()
+        die_with_parent(parent)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         disturb(random.Random(seed))
     try:

@@ -146,4 +146,4 @@ def check_census(census, artifact: dict, folder: Path, facts: dict) -> None:
 
 
 if __name__ == "__main__":
-    run_program(main)
+    run_program(main, supervises=True)

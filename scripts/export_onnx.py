@@ -168,4 +168,4 @@ def run_onnx(file: Path, inputs: dict[str, Any]) -> Any:
 
 
 if __name__ == "__main__":
-    run_program(main)
+    run_program(main, supervises=True)

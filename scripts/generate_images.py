@@ -290,4 +290,4 @@ class Progress:
 
 
 if __name__ == "__main__":
-    run_program(main)
+    run_program(main, supervises=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from diffsweep.sweep.documents import ConfigError, read_yaml
 from diffsweep.sweep.files import write_json
+from diffsweep.sweep.outcomes import run_program
 from diffsweep.sweep.plan import make_plan
 from diffsweep.sweep.variants import AXES
 
@@ -39,4 +40,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -6,6 +6,7 @@ from importlib.metadata import distributions
 from pathlib import Path
 
 from diffsweep.sweep.files import atomic
+from diffsweep.sweep.outcomes import run_program
 
 
 def receipt() -> str:
@@ -14,8 +15,12 @@ def receipt() -> str:
     return "\n".join([f"python=={platform.python_version()}", *packages]) + "\n"
 
 
-if __name__ == "__main__":
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="where the receipt goes")
     with atomic(parser.parse_args().out) as temporary:
         temporary.write_text(receipt(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    run_program(main)

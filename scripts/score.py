@@ -110,4 +110,4 @@ def say(document: Mapping) -> None:
 
 
 if __name__ == "__main__":
-    run_program(main)
+    run_program(main, supervises=True)

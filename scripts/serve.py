@@ -27,7 +27,8 @@ from diffsweep.serving.parsing import Limits, Service, Wanted
 from diffsweep.serving.worker import OFF, Batching, Generate, Worker
 from diffsweep.sweep.files import write_json
 from diffsweep.sweep.options import add_spec_option, read_spec
-from diffsweep.sweep.outcomes import Failed, Unsupported, describe, die_with_parent
+from diffsweep.sweep.outcomes import Failed, Unsupported, describe
+from diffsweep.sweep.workflow import die_with_parent
 
 Loader = Callable[[Mapping, Path], Generate]
 
@@ -35,7 +36,7 @@ Loader = Callable[[Mapping, Path], Generate]
 def main(load: Loader | None = None) -> None:
     """Serve until the parent ends. `load`: how an artifact becomes the function that makes images."""
     started_s = time.perf_counter()
-    die_with_parent()
+    die_with_parent(os.getppid())
     options = parse_options()
     spec = read_spec("serve", options.spec)
     try:

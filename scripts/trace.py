@@ -155,4 +155,4 @@ def trace_system(spec: Mapping, artifact: Path, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    run_program(main)
+    run_program(main, supervises=True)

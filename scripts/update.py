@@ -13,6 +13,7 @@ from diffsweep.analysis import keeping
 from diffsweep.analysis.states import current_locks
 from diffsweep.analysis.updates import compare
 from diffsweep.sweep.files import atomic, read_json, write_json
+from diffsweep.sweep.outcomes import run_program
 
 
 def main() -> None:
@@ -58,4 +59,4 @@ def against(before: Path, now: Path) -> tuple[str, dict]:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -153,7 +153,7 @@ def test_latencies_and_throughput_come_back_right(tmp_path):
     ("fault", "words"),
     [
         ("exit", "exited with code 3"),
-        ("kill", "was killed (signal 9)"),
+        ("segv", "crashed with signal 11 (SIGSEGV)"),
         ("garbage", "garbage"),
         ("close", "(connection)"),
         ("500", "a planted fault"),
@@ -169,7 +169,7 @@ def test_a_server_that_fails_in_the_middle_is_an_outcome_and_records_are_kept(tm
     assert job.capacity == [] and job.replicate["servers"]["variant"]["start_s"] > 0
 
 
-@pytest.mark.parametrize(("fault", "kind"), [("kill", "connection"), ("garbage", "garbage"), ("500", "http 500")])
+@pytest.mark.parametrize(("fault", "kind"), [("segv", "connection"), ("garbage", "garbage"), ("500", "http 500")])
 def test_a_server_that_fails_under_load_keeps_its_latencies(tmp_path, fault, kind):
     job = Job(tmp_path, spec_of({"fault": fault, "at": 14}))  # 6 requests for latency, 5 at level 1, then level 2
     job.run()

@@ -27,6 +27,10 @@ def project(whole, tmp_path_factory) -> Path:  # noqa: F811
     (folder / "results/default/run.json").write_text('{"run": "r", "started_unix_s": 1.0}\n')
     (folder / "results/default/update.html").write_text("<!doctype html>")
     (folder / "results/default/state.json").write_text("{}")
+    half = folder / "results/default/reference/local/bf16/.images.77.partial"
+    half.mkdir()
+    (half / "0001-1.png").write_text("half")
+    (half / ".facts.json").write_text("{")
     (folder / "results/default/plot.log").write_text("File /home/zaphod/x")
     record = folder / ".snakemake/metadata" / urlsafe_b64encode(b"results/default/summary.csv").decode()
     record.parent.mkdir(parents=True)
@@ -68,7 +72,8 @@ def test_everything_that_a_sweep_consists_of_is_in_it(project, contents):
     assert json.loads(contents["results/default/provenance/config.json"]) == CONFIG
     assert json.loads(contents["results/default/provenance/machine.json"])["reference/local"]["cpu_model"]
     assert sum(name.startswith(".snakemake/metadata/") for name in contents) == 1
-    left = [name for name in contents if name.endswith((".log", ".pyc", "unet/model", ".zip")) or ".." in name]
+    endings, parts = (".log", ".pyc", "unet/model", ".zip"), ("..", ".partial")
+    left = [name for name in contents if name.endswith(endings) or any(part in name for part in parts)]
     assert left == [] and not any(name.startswith("/") for name in contents)
 
 

@@ -118,7 +118,7 @@ BROKEN = {
     "overflow": ("fp32", "the output is not finite"),
     "quantised nothing": ("int8", "the optimisation is not engaged: none of"),
     "kept fp32": ("bf16", "the optimisation is not engaged: only 0 of"),
-    "dies": ("fp32", "was killed (signal 9)"),
+    "dies": ("fp32", "crashed with signal 11 (SIGSEGV)"),
     "runs out of memory": ("fp32", "MemoryError"),
     "hangs": ("fp32", "did not end within its time limit of 0.5 s"),
 }

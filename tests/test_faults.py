@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from conftest import PROJECT, wait_for
-from diffsweep.sweep import outcomes, workflow
-from diffsweep.sweep.files import remove_partials
+from conftest import PROJECT, copy_project, snakemake, wait_for
+from diffsweep.sweep import outcomes, sharing, workflow
+from diffsweep.sweep.files import read_json, remove_partials, write_json
 from diffsweep.sweep.outcomes import run_supervised
-from test_benchmark import Job, is_alive, spec_of
+from test_benchmark import Job, is_alive, note, samplers, spec_of
 from test_environments import tiny  # noqa: F401  a fixture
 
 # --- a job ends with its workflow -----------------------------------------------------------------------------------
@@ -130,6 +130,77 @@ def test_a_job_whose_workflow_is_gone_already_does_not_begin(tmp_path, snakemake
     assert list(tmp_path.iterdir()) == []
 
 
+TABLES = """
+    import time
+    from pathlib import Path
+    from diffsweep.sweep.outcomes import run_program
+    def main():
+        Path("begun").touch()
+        time.sleep(2)
+        Path("replaced").touch()
+    run_program(main)
+"""
+
+
+def test_a_program_that_supervises_nothing_ends_with_its_workflow(tmp_path, snakemake_stand_in):
+    """Else it would put its tables in the place of newer ones."""
+    process = program(TABLES, tmp_path, told(snakemake_stand_in))
+    wait_for((tmp_path / "begun").exists)
+    kill(snakemake_stand_in)
+    assert workflow.GONE in process.communicate(timeout=20)[1] and process.returncode == 1
+    assert not (tmp_path / "replaced").exists()
+    process = program(TABLES, tmp_path, told(snakemake_stand_in))
+    assert workflow.GONE in process.communicate(timeout=20)[1] and process.returncode == 1
+
+
+def test_a_program_that_is_run_by_hand_waits_for_nobody(tmp_path):
+    process = program(TABLES, tmp_path, {workflow.VARIABLE: ""})
+    wait_for((tmp_path / "begun").exists)
+    assert len(list(Path(f"/proc/{process.pid}/task").iterdir())) == 1
+    assert process.communicate(timeout=20) == ("", "") and process.returncode == 0
+    assert (tmp_path / "replaced").exists()
+
+
+@pytest.mark.parametrize("name", ["aggregate", "plot", "report", "plan", "receipt", "update"])
+def test_no_program_begins_when_its_workflow_is_gone(tmp_path, snakemake_stand_in, name):
+    environ = {**os.environ, **told(snakemake_stand_in), "PYTHONPATH": str(PROJECT / "scripts")}
+    kill(snakemake_stand_in)
+    command = [sys.executable, str(PROJECT / "scripts" / f"{name}.py"), "--help"]
+    done = subprocess.run(command, cwd=tmp_path, env=environ, text=True, capture_output=True)
+    assert done.returncode == 1 and done.stderr.strip() == workflow.GONE and done.stdout == ""
+
+
+def test_the_workers_of_the_tables_end_with_their_program(tmp_path):
+    text = """
+        import os, time
+        from aggregate import workers
+        if __name__ == "__main__":
+            with workers({"variants": list(range(1000))}) as run:
+                print(*set(run(pid_of_worker, range(64))), flush=True)
+                time.sleep(600)
+    """
+    (tmp_path / "tables.py").write_text("import os\ndef pid_of_worker(_):\n    return os.getpid()\n")
+    text = "from tables import pid_of_worker\n" + textwrap.dedent(text)
+    process = program(text, tmp_path, {"PYTHONPATH": f"{PROJECT / 'scripts'}:{tmp_path}"})
+    pids = [int(pid) for pid in process.stdout.readline().split()]
+    assert pids and process.pid not in pids and all(map(is_alive, pids))
+    kill(process)
+    wait_for(lambda: not any(map(is_alive, pids)))
+    process.communicate()
+
+
+def test_a_child_whose_parent_died_before_it_could_ask_ends_at_once(tmp_path):
+    text = """
+        import os
+        from diffsweep.sweep.workflow import die_with_parent
+        die_with_parent(os.getppid())
+        print("goes on", flush=True)
+        die_with_parent(os.getpid())  # which its parent is not
+        print("outlives it")
+    """
+    assert program(text, tmp_path, {}).communicate(timeout=20) == ("goes on\n", "")
+
+
 @pytest.mark.parametrize("told_by", ["", "1 0 another-boot pid:[1]", "x"])
 def test_a_job_without_a_workflow_on_this_machine_is_its_own(monkeypatch, told_by):
     monkeypatch.setenv(workflow.VARIABLE, told_by)
@@ -137,6 +208,203 @@ def test_a_job_without_a_workflow_on_this_machine_is_its_own(monkeypatch, told_b
     assert workflow.descriptor() is None
     workflow.leave_if_gone()
     workflow.descriptor.cache_clear()
+
+
+# --- a process that is killed ----------------------------------------------------------------------------------------
+
+
+def one_line(stdout: str) -> str:
+    (line,) = [line for line in stdout.splitlines() if "was killed" in line]
+    return line
+
+
+@pytest.mark.parametrize("at", [5, 14], ids=["blocks", "load"])
+def test_a_server_that_somebody_kills_is_no_outcome(tmp_path, at):
+    job = Job(tmp_path, spec_of({"fault": "kill", "at": at})).start()
+    stdout, stderr = job.process.communicate(timeout=60)
+    assert job.process.returncode == 1 and "Traceback" not in stderr
+    assert one_line(stdout).startswith("benchmark: the variant's server was killed (signal 9), and not for want of")
+    assert one_line(stdout).endswith("give the same command again")
+    assert not (job.out / "replicate.json").exists() and not list(job.temporary.iterdir())
+    assert Job(tmp_path, spec_of()).run() and job.outcome["status"] == "ok"
+
+
+def test_a_killed_server_costs_nothing_that_was_put_aside(tmp_path):
+    jobs, processes = samplers(tmp_path, names=("a", "b", "c", "d"), service_s=[0.03])
+    note(tmp_path, {name: jobs[name] for name in "abc"})
+    jobs["a"].run()
+    earlier = processes.read_text().split()
+    note(tmp_path, {name: jobs[name] for name in "bcd"})
+    jobs["d"].start()
+    records = jobs["d"].out / "latency.jsonl.partial"
+    wait_for(lambda: records.exists() and len(records.read_bytes().splitlines()) >= 5)
+    for pid in set(processes.read_text().split()) - set(earlier):
+        os.kill(int(pid), signal.SIGKILL)
+    assert "was killed" in one_line(jobs["d"].process.communicate(timeout=60)[0])
+    assert jobs["d"].process.returncode == 1 and not (jobs["d"].out / "replicate.json").exists()
+    assert "measured before" in jobs["b"].run() and "measured before" in jobs["c"].run()
+
+
+@pytest.mark.parametrize(
+    ("counted", "status"),
+    [([3, 4], "failed"), ([None], "failed"), ([3, 3], None)],
+    ids=["memory", "kernel does not say", "somebody"],
+)
+def test_only_a_kill_for_want_of_memory_is_an_outcome(monkeypatch, capsys, counted, status):
+    left = iter(counted)
+    monkeypatch.setattr(outcomes, "oom_kills", lambda: next(left))
+
+    def work() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    if status is None:
+        with pytest.raises(SystemExit) as ended:
+            run_supervised(work, stage="images", timeout_s=60)
+        assert ended.value.code == 1
+        assert one_line(capsys.readouterr().out).startswith("images: was killed (signal 9), and not for want of memory")
+    else:
+        outcome = run_supervised(work, stage="images", timeout_s=60)
+        assert outcome.status == status and "ran out of memory" in outcome.reason
+
+
+def test_the_kernel_is_asked_how_often_memory_ran_out():
+    assert outcomes.oom_kills() >= 0
+
+
+def test_half_of_what_was_put_aside_is_not_taken_as_whole(tmp_path, monkeypatch):
+    """The job is killed while it forgets what it has taken."""
+    spec = {"variant": {"name": "b"}}
+    noted = sharing.job_of("images", spec, str(tmp_path / "b"), ["code"])
+    aside = tmp_path / "shared" / "images" / "done" / noted.key
+    write_json(aside / "images.json", {"inputs": {}})
+    for name in ("0.png", "1.png"):
+        (aside / "images").mkdir(exist_ok=True)
+        (aside / "images" / name).write_text(name)
+    sharing.note_jobs("images", [noted], tmp_path / "shared")
+
+    def killed(folder, *_, **__) -> None:
+        if folder == aside:
+            (aside / "images" / "0.png").unlink()
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(sharing.shutil, "rmtree", killed)
+        sharing.Shared("images", spec, tmp_path / "b", tmp_path / "shared").take({})
+    assert (aside / "images" / "1.png").exists()
+    assert len(list((tmp_path / "b" / "images").iterdir())) == 2
+    sharing.note_jobs("images", [noted], tmp_path / "shared")
+    assert not sharing.Shared("images", spec, tmp_path / "b", tmp_path / "shared").take({})
+    assert not aside.exists()
+
+
+# --- one sweep in a folder ------------------------------------------------------------------------------------------
+
+SMOKE, PLAN = ("--configfile", "config/smoke.yaml"), "results/smoke/plan.json"
+HOLD = """
+import os, time
+from pathlib import Path
+def hold(variable):
+    if variable in os.environ:
+        Path(os.environ[variable] + ".held").touch()
+        for _ in range(1200):  # 60 s: it does not stay when the test has failed
+            if os.path.exists(os.environ[variable]):
+                break
+            time.sleep(0.05)
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A project in which a job, and the reading of the Snakefile, can be held until a file is there."""
+    folder = copy_project(tmp_path_factory.mktemp("claims"))
+    (folder / "scripts" / "diffsweep" / "hold.py").write_text(HOLD)
+    for name, variable in (("scripts/plan.py", "HOLD_JOB"), ("Snakefile", "HOLD_PARSING")):
+        text, held = (folder / name).read_text(), f"from diffsweep.hold import hold\n\nhold({variable!r})\n"
+        before, main, after = text.partition("\nif __name__")
+        (folder / name).write_text(f"{before}\n{held}{main}{after}")
+    config = (folder / "config" / "smoke.yaml").read_text()
+    (folder / "config" / "limits.yaml").write_text(f"{config}\nlimits: {{replicate_s: 77}}\n")
+    return folder
+
+
+def start_sweep(folder: Path, *arguments: str, **environ: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "snakemake", "--cores", "all", PLAN, *arguments]
+    known = {key: value for key, value in os.environ.items() if not key.startswith("DIFFSWEEP_")}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, cwd=folder, env={**known, **environ}, **pipes)
+
+
+def start_held(folder: Path, variable: str, name: str, *arguments: str) -> tuple[subprocess.Popen, Path]:
+    """A sweep that waits, and the file that it waits for."""
+    go = folder / f"go-{name}"
+    process = start_sweep(folder, *arguments, **{variable: str(go)})
+    wait_for(go.with_name(f"{go.name}.held").exists, timeout_s=60)
+    return process, go
+
+
+def end_well(process: subprocess.Popen) -> None:
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, out
+
+
+def test_a_second_sweep_in_the_folder_says_so_and_changes_nothing(folder):
+    """Nor does a dry run change what the jobs of the first are told."""
+    first, go = start_held(folder, "HOLD_JOB", "first", *SMOKE)
+    limits, others = folder / ".snakemake/diffsweep/limits/benchmark.json", ("--configfile", "config/limits.yaml")
+    told = read_json(limits)
+    second = snakemake(folder, PLAN, *others)
+    assert second.returncode == 1
+    *_, message = second.stdout.strip().splitlines()
+    assert message == "diffsweep: another sweep is running in this folder; wait until it has ended"
+    assert "Traceback" not in second.stdout and not (folder / PLAN).exists()
+    assert snakemake(folder, PLAN, *others, "--dry-run").returncode == 0
+    assert read_json(limits) == told
+    go.touch()
+    end_well(first)
+    assert snakemake(folder, PLAN, *others, "--force").returncode == 0
+    assert read_json(limits)["timeout_s"] == 77 != told["timeout_s"]
+
+
+@pytest.mark.parametrize("runs", ["already", "next"])
+def test_a_sweep_that_was_prepared_while_another_ran_does_nothing_again(folder, runs):
+    """It has looked up what there is to do while the other ran, or before that began."""
+    force = ("--force", *SMOKE)
+    if runs == "already":
+        first, ending = start_held(folder, "HOLD_JOB", "already", *force)
+        late, go = start_held(folder, "HOLD_PARSING", "late", *force)
+        ending.touch()
+    else:
+        late, go = start_held(folder, "HOLD_PARSING", "early", *force)
+        first = start_sweep(folder, *force)
+    end_well(first)
+    go.touch()
+    out, _ = late.communicate(timeout=60)
+    assert late.returncode == 1
+    message = "diffsweep: another sweep ran in this folder while this one began; give the same command again"
+    assert out.strip().splitlines()[-1] == message
+    end_well(start_sweep(folder, *force))
+
+
+def test_a_disk_that_is_full_at_the_start_is_one_line(folder):
+    """A folder in the file's place stands for it: what cannot be written there is an OSError, too."""
+    note = folder / "results" / "smoke" / "run.json"
+    note.mkdir(parents=True)
+    done = snakemake(folder, *SMOKE)
+    note.rmdir()
+    assert done.returncode == 1
+    *_, message = done.stdout.strip().splitlines()
+    assert message == "diffsweep: results/smoke/: Is a directory; mend that, and give the same command again"
+    assert "Error in file" not in done.stdout and "Traceback" not in done.stdout
+
+
+def test_what_a_killed_job_has_left_is_gone_when_the_sweep_has_ended(folder):
+    """As on Slurm, when a job was cancelled and its next attempt ended well."""
+    process, go = start_held(folder, "HOLD_JOB", "left", "--force", *SMOKE)
+    left = folder / "results" / "smoke" / "reference" / "local" / "fp32" / ".images.7.partial"
+    left.mkdir(parents=True)
+    go.touch()
+    end_well(process)
+    assert not left.exists()
 
 
 # --- disks ----------------------------------------------------------------------------------------------------------

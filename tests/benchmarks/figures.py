@@ -32,16 +32,20 @@ class Figure:
         )
 
 
-def keep(path: Path, benchmark: str, figures: Sequence[Figure]) -> None:
-    """Write `figures` into the table at `path`, in place of those that `benchmark` left there before."""
+def circumstances() -> dict:
+    """Where, on which code and when this is measured."""
     here = host.describe(None)
-    known = {
-        "benchmark": benchmark,
+    return {
         "machine": here["cpu"],
         "cores": here["cores_usable"],
         "git_revision": here["git_revision"],
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def keep(path: Path, benchmark: str, figures: Sequence[Figure]) -> None:
+    """Write `figures` into the table at `path`, in place of those that `benchmark` left there before."""
+    known = {"benchmark": benchmark, **circumstances()}
     earlier = list(csv.DictReader(path.open(newline=""))) if path.exists() else []
     new = [
         {

@@ -55,8 +55,8 @@ class Handler(BaseHTTPRequestHandler):
     def fault(self, kind: str) -> None:
         if kind == "exit":
             os._exit(3)
-        elif kind == "kill":
-            os.kill(os.getpid(), signal.SIGKILL)
+        elif kind in ("kill", "segv"):
+            os.kill(os.getpid(), signal.SIGKILL if kind == "kill" else signal.SIGSEGV)
         elif kind == "hang":
             time.sleep(3600)
         elif kind == "garbage":

@@ -4,13 +4,15 @@
 
 Each fault: some results are taken away, the sweep is started, and at a random moment one process is killed with signal
 9: Snakemake itself, a server, a job, or the build of an environment. Then: no process is left over, the same command
-ends well, and scripts/verify finds nothing wrong. Seeded: --seed 0 plans the same faults each time.
+ends well, every cell is measured, and scripts/verify finds nothing wrong. Seeded: --seed 0 plans the same faults each
+time.
 
 --out is written after every fault, and the same command goes on after the last one that stands there. A fault that is
 not got over ends the run; its number and its folder are printed, and the folder stays as it was.
 """
 
 import argparse
+import csv
 import json
 import os
 import random
@@ -26,12 +28,15 @@ from pathlib import Path
 
 import yaml
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[2] / "scripts")]
+TESTS = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(TESTS), str(TESTS / "benchmarks"), str(TESTS.parent / "scripts")]
+
+from figures import circumstances  # noqa: E402
 
 from conftest import copy_project  # noqa: E402
 from diffsweep.sweep.files import read_json, write_json  # noqa: E402
 
-# The smallest sweep that goes through every stage of one engine.
+# The smallest sweep that goes through every stage of one engine, with variants that share servers and a pipeline.
 SWEEP = {
     "sweep": "faults",
     "models": {"reference": {"path": "resources/reference-model", "width": 64, "height": 64}},
@@ -41,6 +46,8 @@ SWEEP = {
         "fp32": {"engine": "torch", "precision": "fp32", "compile": False}
         | {"scheduler": "ddim", "steps": 2, "guidance": 3.0},
         "ddim-3": {"parent": "fp32", "steps": 3},
+        "bf16": {"parent": "fp32", "precision": "bf16"},
+        "bf16-3": {"parent": "bf16", "steps": 3},
     },
     "protocol": {"distinct_prompts": 2, "warmup": 1, "replicates": 1, "requests": 2, "block": 1, "levels": [1]}
     | {"requests_per_level": 2},
@@ -67,7 +74,14 @@ KINDS = {
 }
 # How long the first server and the build of an environment live, which are there for a part of a sweep only.
 LIVES_S = {"server": 15.0, "environment": 4.0}
-JOBS = ("convert.py", "benchmark.py", "generate_images.py", "score.py", "aggregate.py", "plot.py", "report.py")
+# The job that is killed in each stage, and about how long the first of them lives.
+JOBS = {
+    "convert": ("convert.py", 15.0),
+    "measure": ("benchmark.py", 15.0),
+    "images": ("generate_images.py", 10.0),
+    "score": ("score.py", 10.0),
+    "report": ("aggregate.py", 2.0),
+}
 LEFT_OVER_S = 20.0
 LIMIT_S = 900.0  # beside other work, PyTorch on all cores becomes many times slower
 
@@ -101,15 +115,15 @@ def prepare(folder: Path) -> None:
     (folder / "config" / "faults.yaml").write_text(yaml.safe_dump(SWEEP, sort_keys=False))
 
 
-def command(*more: str) -> list[str]:
-    return [sys.executable, "-m", "snakemake", "--cores", "all", *more, "--configfile", "config/faults.yaml"]
+def command(*targets: str) -> list[str]:
+    return [sys.executable, "-m", "snakemake", "--cores", "all", *targets, "--configfile", "config/faults.yaml"]
 
 
-def start(folder: Path, *more: str) -> subprocess.Popen:
+def start(folder: Path) -> subprocess.Popen:
     environ = {key: value for key, value in os.environ.items() if not key.startswith("DIFFSWEEP_")}
     with open(folder / "sweep.out", "w") as out:
         return subprocess.Popen(
-            command(*more), cwd=folder, env=environ, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+            command(), cwd=folder, env=environ, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
         )
 
 
@@ -124,10 +138,10 @@ def end_of(process: subprocess.Popen) -> int:
         process.wait()
 
 
-def complete(folder: Path, *more: str) -> float:
+def complete(folder: Path) -> float:
     """The seconds that the same command took to end well. Raises Broken."""
     began_s = time.monotonic()
-    code = end_of(start(folder, *more))
+    code = end_of(start(folder))
     if code:
         raise Broken(f"the same command ended with code {code}:\n{(folder / 'sweep.out').read_text()[-4000:]}")
     return time.monotonic() - began_s
@@ -143,10 +157,11 @@ def processes_in(folder: Path) -> Iterator[tuple[int, str]]:
             continue
 
 
-def victims(kind: str, folder: Path, main: int) -> list[tuple[int, str]]:
+def victims(kind: str, stage: str, folder: Path, main: int) -> list[tuple[int, str]]:
     if kind == "snakemake":
         return [(main, "snakemake")]
-    wanted = {"server": ("serve.py",), "job": JOBS, "environment": ("uv venv", "uv pip", "in_env scoring")}[kind]
+    builders = ("uv venv", "uv pip", "in_env scoring")
+    wanted = {"server": ("serve.py",), "job": JOBS[stage][:1], "environment": builders}[kind]
     found = [(pid, line) for pid, line in processes_in(folder) if pid != main and any(w in line for w in wanted)]
     # A server's and a build's command line stand in that of the shell and the job that started them, too.
     own = [(pid, line) for pid, line in found if Path(line.split(" ")[0]).name not in ("bash", "sh")]
@@ -165,11 +180,11 @@ def strike(folder: Path, kind: str, stage: str, moment_s: float, rng: random.Ran
             path.unlink() if path.is_symlink() or path.is_file() else shutil.rmtree(path)
     began_s = time.monotonic()
     process = start(folder)
-    while process.poll() is None and not victims(kind, folder, process.pid):
+    while process.poll() is None and not victims(kind, stage, folder, process.pid):
         time.sleep(0.05)
     time.sleep(moment_s)
     while process.poll() is None:
-        found = victims(kind, folder, process.pid)
+        found = victims(kind, stage, folder, process.pid)
         if found:
             pid, name = rng.choice(found)
             try:
@@ -194,13 +209,18 @@ def check_results(folder: Path) -> None:
     done = subprocess.run(verify, cwd=folder, text=True, capture_output=True)
     if done.returncode:
         raise Broken(f"scripts/verify:\n{done.stdout}{done.stderr}")
+    with open(folder / SUMMARY, newline="") as handle:
+        failed = {row["variant"]: row["reason"] for row in csv.DictReader(handle) if row["status"] != "ok"}
+    if failed:
+        raise Broken(f"cells that the same command does not do again: {failed}")
 
 
 def plan_fault(number: int, seed: int) -> tuple[str, str, float, random.Random]:
     rng = random.Random(f"{seed} {number}")
     kind = tuple(KINDS)[number % len(KINDS)]
     stage = rng.choice(KINDS[kind])
-    return kind, stage, rng.uniform(0.0, LIVES_S.get(kind, STAGES[stage][1])), rng
+    lives_s = JOBS[stage][1] if kind == "job" else LIVES_S.get(kind, STAGES[stage][1])
+    return kind, stage, rng.uniform(0.0, lives_s), rng
 
 
 def run_fault(folder: Path, number: int, seed: int) -> Fault:
@@ -214,8 +234,7 @@ def run_fault(folder: Path, number: int, seed: int) -> Fault:
     else:
         raise Broken(f"no {kind} was there to be killed in stage {stage}")
     check_left_over(folder)
-    # What a killed server or job could not finish is a failed cell, tried again when asked.
-    recovery_s = complete(folder, *(["--config", "failed=retry"] if kind in ("server", "job") else []))
+    recovery_s = complete(folder)
     check_left_over(folder)
     check_results(folder)
     return Fault(number, kind, stage, round(struck_s, 2), victim, code, round(recovery_s, 1))
@@ -236,14 +255,14 @@ def run(folder: Path, numbers: Iterable[int], seed: int = 0, say=print) -> Itera
         yield fault
 
 
-def begun(out: Path | None, seed: int) -> list[dict]:
-    """The faults that an earlier run of the same seed has left in its document."""
+def begun(out: Path | None, seed: int) -> tuple[list[dict], float]:
+    """The faults that an earlier run of the same seed has left in its document, and the seconds that it took."""
     if out is None or not out.exists():
-        return []
+        return [], 0.0
     document = read_json(out)
-    if document["seed"] != seed:
-        sys.exit(f"faults_run: {out} holds faults of seed {document['seed']}; name another file")
-    return document["faults"]
+    if (document["schema"], document["seed"]) != (2, seed):
+        sys.exit(f"faults_run: {out} holds faults of another seed or version; name another file")
+    return document["faults"], document["seconds"]
 
 
 def main() -> None:
@@ -252,15 +271,17 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="where the faults and their recoveries go, as JSON")
     options = parser.parse_args()
-    faults = begun(options.out, options.seed)
+    faults, earlier_s = begun(options.out, options.seed)
+    began_s = time.monotonic()
     numbers = range(len(faults), options.faults)
     folder = Path(tempfile.mkdtemp(prefix="diffsweep-faults-")).resolve()
     try:
         for fault in run(folder, numbers, options.seed, lambda text: print(text, flush=True)):
             faults.append(asdict(fault))
             if options.out:
-                known = {"schema": 1, "seed": options.seed, "planned": options.faults, "got_over": len(faults)}
-                write_json(options.out, {**known, "faults": faults})
+                known = {"schema": 2, "seed": options.seed, "planned": options.faults, "got_over": len(faults)}
+                seconds = round(earlier_s + time.monotonic() - began_s, 1)
+                write_json(options.out, {**known, **circumstances(), "seconds": seconds, "faults": faults})
     except Broken as problem:
         sys.exit(f"faults_run: {problem}")
     shutil.rmtree(folder)

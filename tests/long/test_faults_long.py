@@ -61,12 +61,18 @@ def test_disks_that_are_full_or_read_only(project):
         assert done.returncode != 0
         assert re.search(r"^convert: .*No space left on device.*same command again$", done.stdout, re.MULTILINE)
         assert not (project / manifest).exists()
-        resize(project / "results", "size=60m")
+        resize(project / "results", "size=90m")
         done = sweep(project, manifest)
         assert done.returncode == 0, done.stdout[-3000:]
 
         filler = project / "results" / "filler"
-        filler.write_bytes(bytes(shutil.disk_usage(project / "results").free - 6 * 4096))
+        free = shutil.disk_usage(project / "results").free
+        filler.write_bytes(bytes(free))  # nothing can begin
+        done = sweep(project)
+        assert re.search(r"^diffsweep: results/faults/: No space left.*same command again$", done.stdout, re.MULTILINE)
+        assert "Error in file" not in done.stdout
+
+        filler.write_bytes(bytes(free - 6 * 4096))
         done = sweep(project)
         assert done.returncode != 0
         assert "No space left on device" in done.stdout, done.stdout[-3000:]

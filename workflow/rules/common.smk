@@ -40,12 +40,8 @@ MACHINES = {name: machines.this_machine(target) for name, target in PLAN["target
 
 prefer_this_python()
 announce()  # jobs end with this process
-# The run's name goes into every record. It is no rerun trigger, so it reaches the programs beside their specs;
-# so do the time limits, as files.
+# The run's name goes into every record. It is no rerun trigger, so it reaches the programs beside their specs.
 RUN = os.environ.setdefault("DIFFSWEEP_RUN", current_run())
-if not workflow.remote_exec:  # a job on a node of a cluster parses all this again, and finds them written
-    for stage, limits in specs.limits_of(PLAN).items():
-        write_json(f".snakemake/diffsweep/limits/{stage}.json", limits)
 
 
 wildcard_constraints:

@@ -2,46 +2,89 @@
 import fcntl
 import gc
 import inspect
+import secrets
 import time
+from contextlib import contextmanager
 
 from diffsweep.sweep import explain, sharing
 from diffsweep.sweep.files import remove_partials
 
+NOTES = ".snakemake/diffsweep"
+CLAIM, CLAIM_S = f"{NOTES}/lock", 1.0
+
+
+def last_claim():
+    """What the last run that claimed this folder wrote; None while that run goes on."""
+    try:
+        with open(CLAIM) as handle:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return handle.read()
+    except FileNotFoundError:
+        return ""
+    except BlockingIOError:
+        return None
+
+
+LAST_CLAIM = last_claim()  # before Snakemake looks at what is there
+
 
 def claim_folder():
     """Refuse to run twice in one folder. The lock is the kernel's: it ends with this process, however that ends."""
-    handle = open(".snakemake/diffsweep/lock", "a")
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        sys.exit("diffsweep: another sweep is running in this folder; wait until it has ended")
+    handle, deadline = open(CLAIM, "a+"), time.monotonic() + CLAIM_S
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                sys.exit("diffsweep: another sweep is running in this folder; wait until it has ended")
+            time.sleep(0.05)  # a dry run may just be looking at it
+    handle.seek(0)
+    if handle.read() != LAST_CLAIM:  # else what that run has done would be done again
+        sys.exit("diffsweep: another sweep ran in this folder while this one began; give the same command again")
+    handle.truncate(0)
+    handle.write(secrets.token_hex(8))
+    handle.flush()
     return handle
+
+
+@contextmanager
+def told_in_one_line(place):
+    """Let a disk that is full or read-only end this in one line."""
+    try:
+        yield
+    except OSError as error:
+        sys.exit(f"diffsweep: {place}: {error.strerror}; mend that, and give the same command again")
 
 
 def tidy_up():
     """Remove what killed jobs have left half-written, now that none can be running; say so when nothing can be."""
     for folder in (sweep_path(""), *(f"{paths.ARTIFACTS}/{model}" for model in MODELS)):
-        try:
+        with told_in_one_line(folder):
             os.makedirs(folder, exist_ok=True)
             if not os.access(folder, os.W_OK):
                 sys.exit(f"diffsweep: {folder} is read-only; make it writable, or run the sweep elsewhere")
             remove_partials(folder)
-        except OSError as error:
-            sys.exit(f"diffsweep: {folder}: {error.strerror}; make it writable, or run the sweep elsewhere")
 
 
 def begin_run():
-    """Claim the folder, and remember when a run that measures began, for the ratio of wall time to useful time."""
+    """Claim the folder, and note there what the jobs of this run, and of no other, are to find."""
     global FOLDER_CLAIM  # held until the process ends
-    FOLDER_CLAIM = claim_folder()
+    with told_in_one_line(NOTES):
+        FOLDER_CLAIM = claim_folder()
     end_leftovers()
     tidy_up()
     jobs = {stage: [job for job in workflow.dag.needrun_jobs() if job.rule.name == stage] for stage in sharing.STAGES}
-    if jobs["benchmark"]:
-        write_json(sweep_path("run.json"), {"run": RUN, "started_unix_s": time.time()})
-    for stage, running in jobs.items():
-        # On a cluster jobs run at the same time, and nobody would find what another has put aside for it.
-        sharing.note_jobs(stage, map(sharing_job, running) if workflow.local_exec else ())
+    if jobs["benchmark"]:  # for the ratio of wall time to useful time
+        with told_in_one_line(sweep_path("")):
+            write_json(sweep_path("run.json"), {"run": RUN, "started_unix_s": time.time()})
+    with told_in_one_line(NOTES):
+        for stage, running in jobs.items():
+            # On a cluster jobs run at the same time, and nobody would find what another has put aside for it.
+            sharing.note_jobs(stage, map(sharing_job, running) if workflow.local_exec else ())
+        # Time limits are no rerun trigger, so they reach the programs beside their specs.
+        for stage, limits in specs.limits_of(PLAN).items():
+            write_json(f"{NOTES}/limits/{stage}.json", limits)
 
 
 def sharing_job(job):
@@ -62,10 +105,13 @@ def look_only_when_a_job_ends():
 
 
 def end_run():
-    """Note when the run that measured has ended: a report that is made anew later tells the same wall time."""
+    """Remove what a job that was killed and done again has left. Note when the run that measured has ended: a report
+    that is made anew later tells the same wall time."""
+    tidy_up()
     noted = recorded_run()
     if noted.get("run") == RUN:
-        write_json(sweep_path("run.json"), {**noted, "ended_unix_s": time.time()})
+        with told_in_one_line(sweep_path("")):
+            write_json(sweep_path("run.json"), {**noted, "ended_unix_s": time.time()})
 
 
 def recorded_run():

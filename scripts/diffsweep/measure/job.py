@@ -34,7 +34,7 @@ def run_to_the_end(main: Callable[[], None]) -> None:
     """Call `main`. A signal ends it by an exception, so that `finally` and `with` are run; servers die with us."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        run_program(main)
+        run_program(main, supervises=True)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
 

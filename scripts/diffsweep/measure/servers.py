@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from diffsweep.measure import monitor
@@ -21,7 +22,7 @@ from diffsweep.measure.gpu import CUDA_ORDER
 from diffsweep.measure.keeper import Keeper
 from diffsweep.sweep.environments import PROJECT
 from diffsweep.sweep.files import read_json
-from diffsweep.sweep.outcomes import Failed, Unsupported, describe_exit
+from diffsweep.sweep.outcomes import KILLED, Failed, Killed, Unsupported, judge_exit, oom_kills
 from diffsweep.sweep.workflow import die_with_parent
 
 IN_ENV = PROJECT / "scripts" / "in_env"
@@ -48,6 +49,7 @@ class Server:
     process: subprocess.Popen
     ready_file: Path
     spawned_s: float  # on time.monotonic's scale, which is one for all processes and never set
+    oom_kills: int | None  # outcomes.oom_kills() before it was started
     start_s: float | None = None
     ready: Mapping | None = None
 
@@ -60,10 +62,11 @@ class Server:
         return monitor.group_members(self.process.pid)
 
     def check(self) -> None:
-        """Raise Failed when the process has ended."""
+        """Raise Failed or Killed when the process has ended."""
         exit_code = self.process.poll()
         if exit_code is not None:
-            raise Failed(f"the {self.name}'s server {describe_exit(exit_code)}")
+            status, words = judge_exit(exit_code, self.oom_kills)
+            raise (Killed if status == KILLED else Failed)(f"the {self.name}'s server {words}")
 
     def check_soon(self) -> None:
         """The same, giving a process that is just ending the time to end."""
@@ -77,7 +80,8 @@ class Server:
 def build_environments(names: Sequence[str]) -> None:
     """Have the environments built before a clock or a time limit runs. Raises CalledProcessError."""
     commands = [[sys.executable, str(IN_ENV), name, "true"] for name in sorted(set(names))]
-    building = [subprocess.Popen(command, stdin=subprocess.DEVNULL) for command in commands]
+    bound = partial(die_with_parent, os.getpid())
+    building = [subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=bound) for command in commands]
     for command, process in zip(commands, building, strict=True):
         if process.wait():
             raise subprocess.CalledProcessError(process.returncode, command)
@@ -93,32 +97,27 @@ def start(launch: Launch, keeper: Keeper) -> Server:
     ready_file.unlink(missing_ok=True)  # of a server of that name that has ended
     command = [sys.executable, str(IN_ENV), launch.environment, "python", str(launch.program)]
     options = ["--spec", json.dumps(launch.spec), "--artifact", str(launch.artifact)]
-    spawned_s = time.monotonic()
+    spawned_s, oom_kills_before = time.monotonic(), oom_kills()
     process = subprocess.Popen(
         [*command, *options, "--port", "0", "--ready", str(ready_file)],
         env={**os.environ, **CUDA_ORDER, "TMPDIR": str(keeper.folder)},
         stdin=subprocess.DEVNULL,
         stdout=sys.stderr,
         process_group=0,
-        preexec_fn=_before_exec(os.getpid()),
+        preexec_fn=partial(_before_exec, os.getpid()),
     )
     keeper.watch(process.pid)
-    return Server(launch, process, ready_file, spawned_s)
+    return Server(launch, process, ready_file, spawned_s, oom_kills_before)
 
 
-def _before_exec(parent: int):
-    def prepare() -> None:
-        die_with_parent()
-        if os.getppid() != parent:  # it died before the line above
-            os._exit(1)
-        # When memory runs out, let the kernel take the server and not the workflow (proc(5): up to 1000).
-        Path("/proc/self/oom_score_adj").write_text("800", encoding="ascii")
-
-    return prepare
+def _before_exec(parent: int) -> None:
+    die_with_parent(parent)
+    # When memory runs out, let the kernel take the server and not the workflow (proc(5): up to 1000).
+    Path("/proc/self/oom_score_adj").write_text("800", encoding="ascii")
 
 
 def wait_until_ready(servers: Sequence[Server]) -> Iterator[Server]:
-    """Yield each server as it gets ready. Raises Failed or Unsupported, as soon as one of them says so or ends."""
+    """Yield each server as it gets ready. Raises Failed, Killed or Unsupported when one of them says so or ends."""
     waiting = list(servers)
     poll = select.poll()
     descriptors = {os.pidfd_open(server.process.pid): server for server in servers}

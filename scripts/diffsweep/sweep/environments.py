@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from diffsweep.sweep import workflow
@@ -132,7 +133,11 @@ def _torch_backend(environ: dict[str, str]) -> list[str]:
 def _run(command: list[str], environ: dict[str, str], name: str) -> None:
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said:
         process = subprocess.Popen(
-            command, env=environ, stdin=subprocess.DEVNULL, stderr=said, preexec_fn=workflow.die_with_parent
+            command,
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            stderr=said,
+            preexec_fn=partial(workflow.die_with_parent, os.getpid()),
         )
         code = workflow.wait_for(process)
         said.seek(0)

@@ -20,15 +20,20 @@ CONFIG_DEFAULTS = ("config/targets.yaml", "config/prices.yaml")
 def raw_files(results: Path) -> list[Path]:
     """Records, outcomes and scores of every cell, manifests of every artifact, receipts of the environments."""
     models = read_json(results / "plan.json")["models"]
-    cells = [path for model in models for path in list_files(results / model)]
+    cells = [path for model in models for path in _finished(results / model)]
     return sorted(path for path in (*cells, *_shared(models)) if path.suffix in RAW)
 
 
 def all_files(results: Path) -> list[Path]:
     """Everything of a sweep, images too, oldest first: whoever writes them in this order keeps what is newer newer."""
-    own = [path for path in list_files(results) if path.suffix not in (".log", ".zip", ".partial")]
+    own = [path for path in _finished(results) if path.suffix not in (".log", ".zip")]
     found = {*own, *_shared(read_json(results / "plan.json")["models"])}
     return sorted(found, key=lambda path: (path.stat().st_mtime_ns, path))
+
+
+def _finished(folder: Path) -> list[Path]:
+    """All files below `folder` but those that a job is still writing, or has left when it was killed."""
+    return [path for path in list_files(folder) if not any(part.endswith(".partial") for part in path.parts)]
 
 
 def _shared(models: Iterable[str]) -> Iterator[Path]:

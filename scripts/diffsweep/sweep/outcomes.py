@@ -17,7 +17,9 @@ from diffsweep.sweep.privacy import impersonal
 from diffsweep.sweep.workflow import die_with_parent
 
 FAILED_EXIT = 70  # a reason was handed over through the pipe
-UNWRITABLE = "unwritable"
+# How a job ends that has no outcome, since neither says anything about a variant; and what its user does about it.
+UNWRITABLE, KILLED = "unwritable", "killed"
+AGAIN = {UNWRITABLE: "mend that, and give the same command again", KILLED: "give the same command again"}
 
 
 class Unsupported(Exception):
@@ -26,6 +28,10 @@ class Unsupported(Exception):
 
 class Failed(Exception):
     """The stage ran and its result must not be used; the message says why."""
+
+
+class Killed(Exception):
+    """Somebody has killed what the stage needs, and not for want of memory; the message says what."""
 
 
 @dataclass(frozen=True)
@@ -62,29 +68,30 @@ def run_supervised(work: Callable[[], None], *, stage: str, timeout_s: float, at
     Call it before anything heavy is imported: a fork copies what is loaded, and threads do not survive it. The child
     leads a process group of its own, so that a time-out also ends what it started; the parent sleeps in the kernel.
 
-    Raises SystemExit when there is no outcome, and the job is to be done again: the workflow has ended, or the disk is
-    full or read-only.
+    Raises SystemExit when there is no outcome, and the job is to be done again: the workflow has ended, the disk is
+    full or read-only, or somebody has killed the child or what it needs.
     """
     workflow.leave_if_gone()
+    parent, oom_kills_before = os.getpid(), oom_kills()
     read_end, write_end = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
     child = os.fork()
     if child == 0:
         os.close(read_end)
-        _run_child(work, write_end)
+        _run_child(work, write_end, parent)
     os.close(write_end)
     try:
-        status, reason = _wait(child, read_end, timeout_s)
+        status, reason = _wait(child, read_end, timeout_s, oom_kills_before)
     finally:
         os.close(read_end)
-    if status == UNWRITABLE:
-        leave_unwritable(stage, reason)
+    if status in AGAIN:
+        leave(stage, status, reason)
     return Outcome(status, reason and impersonal(reason), stage, attempt)
 
 
-def _run_child(work: Callable[[], None], write_end: int) -> None:
-    die_with_parent()
+def _run_child(work: Callable[[], None], write_end: int, parent: int) -> None:
+    die_with_parent(parent)
     os.setpgid(0, 0)
     exit_code = FAILED_EXIT
     try:
@@ -92,6 +99,8 @@ def _run_child(work: Callable[[], None], write_end: int) -> None:
         exit_code = 0
     except Unsupported as reason:
         os.write(write_end, f"unsupported\n{reason}".encode())
+    except Killed as reason:
+        os.write(write_end, f"{KILLED}\n{reason}".encode())
     except BaseException as error:  # the boundary of the process: whatever it was becomes the reason
         status = UNWRITABLE if is_unwritable(error) else "failed"
         if isinstance(error, Failed):
@@ -113,20 +122,25 @@ def is_unwritable(error: BaseException) -> bool:
     return numbered or os.strerror(errno.ENOSPC) in str(error)
 
 
-def leave_unwritable(program: str, reason: str) -> None:
-    """End in one line, on stdout: the log may lie on the disk that is full."""
-    print(f"{program}: {impersonal(reason)}; mend that, and give the same command again", flush=True)
+def leave(program: str, status: str, reason: str) -> None:
+    """End without an outcome, in one line, on stdout: the log may lie on the disk that is full."""
+    print(f"{program}: {impersonal(reason)}; {AGAIN[status]}", flush=True)
     sys.exit(1)
 
 
-def run_program(main: Callable[[], None]) -> None:
-    """Call a program's `main`; a disk that is full or read-only ends it in one line."""
+def run_program(main: Callable[[], None], *, supervises: bool = False) -> None:
+    """Call a program's `main`; a disk that is full or read-only ends it in one line, and it ends with its workflow.
+
+    supervises: it calls run_supervised, which waits for the workflow's end itself, and cleans up.
+    """
     try:
+        if not supervises:
+            workflow.end_with_workflow()
         main()
     except OSError as error:
         if not is_unwritable(error):
             raise
-        leave_unwritable(Path(sys.argv[0]).stem, describe(error))
+        leave(Path(sys.argv[0]).stem, UNWRITABLE, describe(error))
 
 
 def describe(error: BaseException) -> str:
@@ -135,7 +149,7 @@ def describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
 
 
-def _wait(child: int, read_end: int, timeout_s: float) -> tuple[str, str | None]:
+def _wait(child: int, read_end: int, timeout_s: float, oom_kills_before: int | None) -> tuple[str, str | None]:
     try:
         message = _read_until_closed(read_end, time.monotonic() + timeout_s)
     except SystemExit:
@@ -154,16 +168,40 @@ def _wait(child: int, read_end: int, timeout_s: float) -> tuple[str, str | None]
     exit_code = os.waitstatus_to_exitcode(wait_status)
     if exit_code == 0:
         return "ok", None
-    return "failed", describe_exit(exit_code)
+    return judge_exit(exit_code, oom_kills_before)
 
 
-def describe_exit(exit_code: int) -> str:
-    """Words for how a process ended: a negative code is a signal (subprocess's convention)."""
+def judge_exit(exit_code: int, oom_kills_before: int | None) -> tuple[str, str]:
+    """("failed" or KILLED, words) for a process that did not end well: a negative code is a signal (subprocess's
+    convention). Signal 9 comes from the kernel when memory runs out, which it counts, or else from somebody.
+
+    oom_kills_before: oom_kills() before the process was started.
+    """
     if exit_code == -signal.SIGKILL:
-        return "was killed (signal 9); usually the machine ran out of memory"
+        if oom_kills_before is None:  # else a variant that needs too much would be tried again without end
+            return "failed", "was killed (signal 9); usually the machine ran out of memory"
+        if oom_kills() != oom_kills_before:
+            return "failed", "was killed (signal 9): the machine ran out of memory"
+        return KILLED, "was killed (signal 9), and not for want of memory"
     if exit_code < 0:
-        return f"crashed with signal {-exit_code} ({signal.Signals(-exit_code).name})"
-    return f"exited with code {exit_code}"
+        return "failed", f"crashed with signal {-exit_code} ({signal.Signals(-exit_code).name})"
+    return "failed", f"exited with code {exit_code}"
+
+
+def oom_kills() -> int | None:
+    """A number that grows when the kernel kills a process for want of memory, of this machine or of our control group.
+    None where the kernel does not count."""
+    counts = []
+    for path in (Path("/proc/vmstat"), _control_group() / "memory.events"):
+        with contextlib.suppress(OSError):  # another kind of control groups, or of kernel
+            lines = path.read_text(encoding="ascii").splitlines()
+            counts += [int(line.split()[1]) for line in lines if line.startswith("oom_kill ")]
+    return sum(counts) if counts else None
+
+
+def _control_group() -> Path:
+    lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    return Path("/sys/fs/cgroup", next((line[4:] for line in lines if line.startswith("0::/")), ""))
 
 
 def _read_until_closed(read_end: int, deadline: float) -> bytes | None:

@@ -81,12 +81,18 @@ def note_jobs(stage: str, jobs: Iterable[Job], folder: Path = FOLDER) -> None:
         if path.name in wanted and (path / document).exists():
             aside.add(path.name)
         else:
-            shutil.rmtree(path)
+            forget(path, document)
     shutil.rmtree(folder / "jobs", ignore_errors=True)
     for needs, members in groupby(jobs, key=attrgetter("needs")):
         sharing = list(members)
         if len(sharing) > 1 or sharing[0].key in aside:
             write_json(folder / "jobs" / f"{needs}.json", [asdict(job) for job in sharing])
+
+
+def forget(aside: Path, document: str) -> None:
+    """Remove what was put aside, the document first: without it nobody takes what a kill leaves of the rest."""
+    (aside / document).unlink(missing_ok=True)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 class Shared:
@@ -121,12 +127,12 @@ class Shared:
         if fits:
             for path in sorted(aside.iterdir(), key=lambda path: path.name == self._document):  # the document last
                 copy_whole(path, self._out / path.name)
-        shutil.rmtree(aside)
+        forget(aside, self._document)
         return fits
 
     def give_up(self) -> None:
         """Let each of these jobs go alone from now on: one of them has brought down what they share."""
         for job in self.others():
-            shutil.rmtree(self.aside(job), ignore_errors=True)
+            forget(self.aside(job), self._document)
         self._noted.unlink(missing_ok=True)
         self._others = []

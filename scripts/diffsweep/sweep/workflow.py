@@ -11,6 +11,7 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 from functools import cache
 from pathlib import Path
 
@@ -78,12 +79,37 @@ def lock(descriptor_of_file: int) -> None:
             leave_if_gone()
 
 
-def die_with_parent() -> None:
-    """Ask the kernel to kill this process when its parent dies, so that a killed job leaves nothing running."""
+def end_with_workflow() -> None:
+    """End this process, whatever it is doing, as soon as the workflow ends. A thread sleeps in the kernel until then:
+    not for a process that forks, or that has something to clean up. Raises SystemExit when it has ended already."""
+    leave_if_gone()
+    handle = descriptor()
+    if handle is not None:
+        _end_with(handle, GONE)
+
+
+def end_with_process(pid: int) -> None:
+    """The same with any other process: for a worker, whose parent is the fork server."""
+    _end_with(os.pidfd_open(pid), "the process that this one works for has ended")
+
+
+def _end_with(handle: int, reason: str) -> None:
+    def wait() -> None:
+        select.select([handle], [], [])
+        os.write(2, f"{reason}\n".encode())
+        os._exit(1)
+
+    threading.Thread(target=wait, name="end with another", daemon=True).start()
+
+
+def die_with_parent(parent: int) -> None:
+    """Ask the kernel to kill this process when `parent` dies, which started it: a killed job leaves nothing running."""
     import ctypes
 
     pr_set_pdeathsig = 1  # linux/prctl.h
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before the line above
+        os._exit(1)
 
 
 def _identity(pid: int) -> str:
