@@ -5,7 +5,7 @@ tables/cost.csv        one row per model x target x variant x operating point x 
 tables/arrivals.csv    one row per run of the searches for the highest rate within the objective
 tables/latency.parquet one row per request, warm-up flagged, for the distributions
 tables/targets.json    per model and target: the A/A test, the noise floor, whether the host is fit; where the time went
-tables/inputs.json     the digest of every document that the tables were made from
+tables/inputs.json     the digest of every document that the tables were made from, and of every table
 """
 
 import argparse
@@ -50,6 +50,8 @@ WHOLE = """
 """
 YES_NO = ("competes", "compile", "baseline", "valid", "is_warmup", "pareto_", "beaten_")
 
+OF_TABLES = ("capacity.csv", "arrivals.csv", "cost.csv", "latency.parquet", "targets.json")
+MADE = ("summary.csv", "summary.parquet", *(f"tables/{name}" for name in OF_TABLES))
 
 CHUNK = 40  # variants that a worker reads and summarises at a time
 ALONE = 64  # fewer variants than this are not worth starting workers for
@@ -86,9 +88,10 @@ def main() -> None:
     write_table(tables / "arrivals.csv", trials)
     write_table(tables / "cost.csv", list(economy.cost_rows(plan, rows)))
     write_json(tables / "targets.json", targets)
-    write_json(tables / "inputs.json", inputs_of(plan, options))
     write_table(options.out / "summary.parquet", rows)
-    write_table(options.out / "summary.csv", rows)  # last: the rule's first output
+    write_table(options.out / "summary.csv", rows)
+    made = {name: digest_file(options.out / name) for name in MADE}
+    write_json(tables / "inputs.json", {**inputs_of(plan, options), "files": made})
     say(rows)
 
 

@@ -103,10 +103,11 @@ class Part:
 
     def finish(self, outcome: Outcome, facts: Mapping, inputs: Mapping) -> None:
         """Write the manifest, now that the images lie in their place."""
-        outcome = replace(outcome, attempt=self.attempt)
+        outcome, run = replace(outcome, attempt=self.attempt), current_run()
+        images = [{"run": run, **entry} for entry in facts.get("images", ())]  # one that was kept has its own
         if outcome.ok and self.earlier.origin:
-            write_json(self.out / MADE, {"origin": self.earlier.origin, "images": facts["images"]})
-        document = {**manifest(self.spec, outcome, facts), "run": current_run(), "inputs": inputs}
+            write_json(self.out / MADE, {"origin": self.earlier.origin, "images": images})
+        document = {**manifest(self.spec, outcome, {**facts, "images": images}), "run": run, "inputs": inputs}
         write_json(self.out / STAGES[STAGE].document, document)
         say(f"{self.name}: {outcome.status}" + (f": {outcome.reason}" if outcome.reason else ""))
 

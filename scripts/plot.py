@@ -52,7 +52,9 @@ def main() -> None:
                 entry = save(picture, folder, stem(cell, picture.name))
                 index.append({"model": cell.model, "target": cell.target, **entry})
     made_from = {"summary.parquet": digest_file(options.results / "summary.parquet")}
-    write_json(folder / "index.json", {"schema": 1, "run": current_run(), "inputs": made_from, "pictures": index})
+    files = {name: digest_file(folder / name) for picture in index for name in picture["files"]}
+    told = {"schema": 1, "run": current_run(), "inputs": made_from, "files": files, "pictures": index}
+    write_json(folder / "index.json", told)
     print(f"drew {len(index)} pictures in {time.perf_counter() - began_s:.1f} s", flush=True)
 
 

@@ -18,7 +18,7 @@ from itertools import cycle, islice
 from pathlib import Path
 
 from diffsweep.sweep.environments import PROJECT
-from diffsweep.sweep.files import atomic_folder, digest_file, read_json, write_json
+from diffsweep.sweep.files import atomic_folder, digest_file, list_files, read_json, write_json
 from diffsweep.sweep.options import add_spec_option, read_spec
 from diffsweep.sweep.outcomes import Outcome, handed_on, run_program, run_supervised
 from diffsweep.sweep.runs import current_run
@@ -39,7 +39,9 @@ def main() -> None:
             outcome = run_supervised(lambda: trace_engine(spec, options.artifact, folder), **limits)
             system = run_supervised(lambda: trace_system(spec, options.artifact, folder), **limits)
         document = {**manifest(spec, outcome, system, folder), "run": current_run()}
-    write_json(options.out, {**document, "inputs": {"artifact": digest_file(options.artifact / "manifest.json")}})
+        files = {f"{FOLDER}/{path.relative_to(folder).as_posix()}": digest_file(path) for path in list_files(folder)}
+    made_from = {"artifact": digest_file(options.artifact / "manifest.json")}
+    write_json(options.out, {**document, "inputs": made_from, "files": files})
     for name, found in document["profilers"].items():
         say(f"{spec['variant']['name']}, {name}: {found['outcome']['reason'] or top(found)}")
 

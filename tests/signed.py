@@ -1,6 +1,7 @@
 """Synthetic results made whole: every document names its run and its inputs' digests, as the programs write them."""
 
 import json
+import shutil
 from pathlib import Path
 
 from diffsweep.sweep.files import digest_file
@@ -49,6 +50,25 @@ def sign_measured(folder: Path, made_from: dict) -> None:
         files = {path.name: digest_file(path) for path in replicate.glob("*.jsonl")}
         rewrite(replicate / "replicate.json", inputs=made_from, files=files)
     rewrite(folder / "images.json", inputs={"artifact": made_from["artifact"]})
+
+
+def add_what_is_asked_for(sweep: Path, cell: str) -> None:
+    """Stand-ins, signed, for what no sweep makes by itself: a calibration, a trace of `cell`; and a receipt."""
+    calibration = sweep / "calibration" / "reference" / "local"
+    shutil.copytree(sweep / cell / "replicate-1", calibration / "aa" / "replicate-1")
+    for name in ("calibration.csv", "aa.png", "aa.svg", "power.png", "power.svg"):
+        (calibration / name).write_text(name)
+    (calibration / "report.html").write_text("<!doctype html><html></html>\n")
+    (calibration / "calibration.json").write_text("{}")
+    table = sweep / cell / "trace" / "operators.csv"
+    table.parent.mkdir()
+    table.write_text("operator,share\nConv,1\n")
+    made_from = {"artifact": json.loads((sweep / cell / "images.json").read_text())["inputs"]["artifact"]}
+    (sweep / cell / "trace.json").write_text("{}")
+    files, profilers = {"trace/operators.csv": digest_file(table)}, {"torch": {"files": ["trace/operators.csv"]}}
+    rewrite(sweep / cell / "trace.json", inputs=made_from, files=files, profilers=profilers)
+    (sweep.parent / "envs").mkdir(exist_ok=True)
+    (sweep.parent / "envs" / "torch-1a2b3c.txt").write_text("python==3.11.7\ntorch==2.13.0\n")
 
 
 def rewrite(path: Path, **changes) -> None:

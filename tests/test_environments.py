@@ -2,16 +2,19 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from conftest import PROJECT
-from diffsweep.sweep.environments import LOCKS, lock_requirements, uv_environment
+from diffsweep.sweep.environments import LOCKS, find_uv, lock_requirements, uv_environment
 
 MEASURING = ("torch", "onnxruntime", "openvino")
 COMPARED = ("torch", "diffusers", "transformers", "numpy", "tokenizers", "safetensors", "fastapi", "uvicorn", "pillow")
@@ -114,3 +117,84 @@ def test_a_package_that_cannot_be_had_is_named(tiny):
     _, err = process.communicate(timeout=120)
     assert process.returncode == 1
     assert "no-such-package-of-diffsweep" in err and "Traceback" not in err
+
+
+# --- scripts/update_lock --------------------------------------------------------------------------------------------
+
+
+def write_wheel(folder: Path, name: str, version: str) -> None:
+    """The smallest wheel that uv takes: metadata and no code."""
+    info = f"{name}-{version}.dist-info"
+    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
+        wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        wheel.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        wheel.writestr(f"{info}/RECORD", "")
+
+
+@pytest.fixture
+def packages(tmp_path) -> Path:
+    """A project whose environment `tiny` has two packages, each to be had from a folder in version 1."""
+    for name in ("envs", "wheels", "bin"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "envs" / "tiny.in").write_text("engine\nhelper\n")
+    library = tmp_path / "scripts" / "diffsweep"
+    for name in ("__init__", "sweep/__init__", "sweep/environments", "sweep/files", "sweep/workflow"):
+        (library / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(PROJECT / "scripts" / "diffsweep" / f"{name}.py", library / f"{name}.py")
+    shutil.copy(PROJECT / "scripts" / "update_lock", tmp_path / "scripts")
+    (tmp_path / "bin" / "python").symlink_to(os.path.realpath(sys.executable))
+    (tmp_path / "bin" / "uv").symlink_to(find_uv())  # beside this python, where it is looked for first
+    for package in (("engine", "1.0+cpu"), ("helper", "1.0")):
+        write_wheel(tmp_path / "wheels", *package)
+    return tmp_path
+
+
+def update_lock(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("UV_", "PIP_"))}
+    environ = {**kept, "UV_NO_INDEX": "1", "UV_FIND_LINKS": str(folder / "wheels"), "UV_OFFLINE": "1"}
+    command = [folder / "bin" / "python", folder / "scripts" / "update_lock", *arguments]
+    return subprocess.run(command, cwd=folder, env=environ, text=True, capture_output=True, start_new_session=True)
+
+
+def pinned(folder: Path) -> list[str]:
+    text = (folder / "envs" / "tiny.lock").read_text()
+    assert text.count("--hash=sha256:") == 2
+    return re.findall(r"^\S+==\S+", text, re.MULTILINE)
+
+
+def test_update_lock_raises_the_packages_that_are_named_and_no_other(packages):
+    done = update_lock(packages, "tiny")
+    assert done.returncode == 0, done.stderr
+    assert pinned(packages) == ["engine==1.0", "helper==1.0"]  # +cpu is one package source's name for it
+    write_wheel(packages / "wheels", "helper", "2.0")
+    assert update_lock(packages, "tiny").returncode == 0
+    assert pinned(packages) == ["engine==1.0", "helper==1.0"]
+    assert update_lock(packages, "tiny", "helper").returncode == 0
+    assert pinned(packages) == ["engine==1.0", "helper==2.0"]
+    assert {path.name for path in (packages / "envs").iterdir()} == {"tiny.in", "tiny.lock"}
+
+
+def test_an_update_that_fails_or_is_killed_leaves_the_lock_as_it_was(packages):
+    assert update_lock(packages, "tiny").returncode == 0
+    before = (packages / "envs" / "tiny.lock").read_bytes()
+    write_wheel(packages / "wheels", "engine", "2.0+cpu")
+    uv = (packages / "bin" / "uv").readlink()
+    (packages / "bin" / "uv").unlink()
+    (packages / "bin" / "uv").write_text(f'#!/bin/sh\n{uv} "$@"\nkill -9 $PPID\n')
+    (packages / "bin" / "uv").chmod(0o755)
+    assert update_lock(packages, "tiny", "engine").returncode == -signal.SIGKILL  # after uv has written
+    assert (packages / "envs" / "tiny.lock").read_bytes() == before
+    (packages / "bin" / "uv").unlink()
+    (packages / "bin" / "uv").symlink_to(uv)
+    (packages / "envs" / "tiny.in").write_text("engine>=3\nhelper\n")
+    done = update_lock(packages, "tiny")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.startswith("update_lock: envs/tiny.in could not be compiled:") and "engine" in done.stderr
+    assert (packages / "envs" / "tiny.lock").read_bytes() == before
+
+
+def test_update_lock_of_an_unknown_environment_says_how_it_is_used(packages):
+    done = update_lock(packages, "tyni")
+    assert done.returncode == 1 and "usage: scripts/update_lock NAME" in done.stderr

@@ -1,10 +1,11 @@
 """The words of scripts/explain.py, on notes such as Snakemake's dry run leaves them."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
-from diffsweep.sweep.explain import Lookup, causes, lines, spec_changes
+from diffsweep.sweep.explain import Lookup, causes, collect, lines, spec_changes
 
 NOTHING = Lookup({}, {}, {}, {})
 OLD_CODE, NEW_CODE = "a" * 16, "b" * 16
@@ -84,3 +85,38 @@ def test_the_replicates_of_a_cell_are_one_line_and_times_add_up():
         ("images", "m/local/v", 1, None),
         ("tables, plots, report", "", 2, 60.0),
     ]
+
+
+def test_the_tables_name_the_lock_that_renews_them():
+    inputs = {"inputs": ["results/envs/workflow-bbb222.txt"]}
+    drawn = [{**job(name, **inputs), "wildcards": {}} for name in ("aggregate", "plots")]
+    for one in drawn:
+        one["last"] = {**one["last"], "inputs": ["results/envs/workflow-aaa111.txt"]}
+    [line] = lines(drawn, NOTHING)
+    assert (line.stage, line.jobs, line.causes) == ("tables, plots, report", 2, ("envs/workflow.lock changed",))
+
+
+@pytest.mark.parametrize(
+    ("rule", "document", "took_s"),
+    [
+        ("benchmark", {"seconds": {"warmup": 0.5, "latency": 20.0, "capacity": 9.5}}, 30.0),
+        ("images", {"seconds": 12.5}, 12.5),
+        ("images", {"seconds": None}, 1.0),  # none were made
+        ("benchmark", None, 1.0),  # the document was taken away
+        ("score", {"seconds": 3.0}, 1.0),  # shares with nobody: Snakemake's own, which the program's start is part of
+    ],
+)
+def test_what_shared_servers_or_a_pipeline_took_is_told_by_each_document(tmp_path, rule, document, took_s):
+    """Snakemake has 1 s for a job that took its results from another one's."""
+    path = tmp_path / "document.json"
+    if document is not None:
+        path.write_text(json.dumps(document))
+    last = SimpleNamespace(params=[], input=[], starttime=100.0, endtime=101.0)
+    reason = SimpleNamespace(get_names=list, missing_output=[], updated_input=[], updated_input_run=[])
+    one = SimpleNamespace(
+        rule=SimpleNamespace(name=rule), output=[str(path)], wildcards_dict={}, non_derived_params=[], input=[]
+    )
+    dag = SimpleNamespace(needrun_jobs=lambda exclude_finished: [one], reason=lambda job: reason)
+    persistence = SimpleNamespace(metadata=lambda output: last)
+    [notes] = collect(SimpleNamespace(dag=dag, persistence=persistence))
+    assert notes["last"]["took_s"] == took_s

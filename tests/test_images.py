@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from generate_images import Earlier, make_images, origin, read_earlier
+from diffsweep.sweep.outcomes import Outcome
+from generate_images import Earlier, Part, make_images, origin, read_earlier
 
 PROMPTS = [f"prompt {n}" for n in range(7)]
 ORIGIN = "0123456789abcdef"
@@ -53,6 +54,24 @@ def test_a_grown_set_is_what_a_full_run_makes(tmp_path, batches, before, after, 
     assert sum(which) == kept and which[:kept] == [True] * kept
     assert [seed for batch in batches for seed in batch] == [100 + i for i in range(kept, after)]
     assert grown == run(tmp_path / "full", spec(after))[0]
+
+
+def test_every_image_names_the_run_that_made_it(tmp_path, batches, monkeypatch):
+    def finish(name: str, images: int, folder, earlier: Earlier) -> list[str]:
+        """The runs of the images of a job in the run `name`, as images.json tells them."""
+        monkeypatch.setenv("DIFFSWEEP_RUN", name)
+        wanted = spec(images, suite={"path": "p.yaml"})
+        (folder / "images").mkdir(parents=True)
+        made = [entry for entry, _ in make_images(None, wanted, PROMPTS, folder / "images", earlier)]
+        Part(wanted, folder, earlier).finish(Outcome("ok", None, "images"), {"images": made}, {})
+        document = json.loads((folder / "images.json").read_text())
+        assert document["run"] == name
+        return [entry["run"] for entry in document["images"]]
+
+    assert finish("first", 8, tmp_path / "a", Earlier(tmp_path, ORIGIN)) == ["first"] * 8
+    assert finish("second", 12, tmp_path / "b", read_earlier(tmp_path / "a", ORIGIN)) == ["first"] * 8 + ["second"] * 4
+    third = finish("third", 14, tmp_path / "c", read_earlier(tmp_path / "b", ORIGIN))
+    assert third == ["first"] * 8 + ["second"] * 4 + ["third"] * 2
 
 
 def test_another_origin_keeps_nothing(tmp_path, batches):

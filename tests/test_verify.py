@@ -11,23 +11,26 @@ import pytest
 
 import synthetic
 from diffsweep.analysis.verification import verify
-from signed import rewrite, sign
+from signed import add_what_is_asked_for, rewrite, sign
 from test_show import aggregated, run, shown
 
 PROJECT = Path(__file__).resolve().parents[1]
 CELL = "reference/local/bf16"
+CALIBRATION = "calibration/reference/local"
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Path:
-    """results/ of a finished sweep of two variants, as the programs leave it."""
+    """results/ of a finished sweep of two variants, as the programs leave it, with a calibration and a trace."""
     folder = tmp_path_factory.mktemp("whole")
     plan = synthetic.make_plan(synthetic.make_variants()[:2], replicates=1, requests=6, images=4)
     sweep = synthetic.make_results(folder, plan)
     sign(sweep)
     tables = ("--results", sweep, "--artifacts", sweep.parent / "artifacts", "--out", sweep)
     run("aggregate.py", "--plan", sweep / "plan.json", *tables)
+    run("update.py", "--results", sweep)
     shown(sweep)
+    add_what_is_asked_for(sweep, CELL)
     return folder / "results"
 
 
@@ -51,7 +54,9 @@ def replace_text(path: Path, old: str, new: str) -> None:
 
 
 def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-20])
+    """The last 20 bytes, or half of a small file."""
+    content = path.read_bytes()
+    path.write_bytes(content[: -min(20, len(content) // 2 + 1)])
 
 
 def break_line(path: Path) -> None:
@@ -110,6 +115,22 @@ DAMAGE = {
     "another summary": ("summary.parquet", cut, "report.html: mixed from two runs"),
     "a report cut off": ("report.html", cut, "report.html: is cut off"),
     "a missing picture": ("plots/latency.png", Path.unlink, "latency.png: missing"),
+    "summary.csv cut off": ("summary.csv", cut, "summary.csv: is not the file that was made"),
+    "no summary.csv": ("summary.csv", Path.unlink, "summary.csv: missing"),
+    "a table cut off": ("tables/cost.csv", cut, "cost.csv: is not the file that was made"),
+    "requests cut off": ("tables/latency.parquet", cut, "latency.parquet: is not the file that was made"),
+    "a changed table of targets": ("tables/targets.json", lambda path: path.write_text("[]"), "targets.json: is not"),
+    "a picture cut off": ("plots/latency.png", cut, "latency.png: is not the file that was made"),
+    "a missing trace": (f"{CELL}/trace/operators.csv", Path.unlink, "operators.csv: missing"),
+    "a changed trace": (f"{CELL}/trace/operators.csv", cut, "operators.csv: is not the file that was made"),
+    "a trace cut off": (f"{CELL}/trace.json", cut, "trace.json: cannot be read (not valid JSON"),
+    "a calibration cut off": (f"{CALIBRATION}/calibration.json", cut, "calibration.json: cannot be read (not valid"),
+    "a calibration's records": (f"{CALIBRATION}/aa/replicate-1/latency.jsonl", cut, "latency.jsonl: is not the file"),
+    "a calibration's picture": (f"{CALIBRATION}/power.png", Path.unlink, "power.png: missing"),
+    "a calibration's report": (f"{CALIBRATION}/report.html", cut, "report.html: is cut off"),
+    "a page of updates cut off": ("update.html", cut, "update.html: is cut off"),
+    "a state cut off": ("state.json", cut, "state.json: cannot be read (not valid JSON"),
+    "a receipt cut off": ("../envs/torch-1a2b3c.txt", cut, "is no whole receipt"),
     "a half-written file": (".summary.csv.123.partial", Path.touch, "left half-written"),
     "half-written records": (f"{CELL}/replicate-1/latency.jsonl.partial", Path.touch, "left half-written"),
     "a home folder": (
@@ -138,6 +159,19 @@ def test_results_of_an_earlier_version_are_told_from_damaged_ones(tmp_path):
     sweep = aggregated(tmp_path, plan)
     found = verify(sweep.parent, [sweep])
     assert any("an earlier version made it" in line for line in found)
+
+
+def test_results_without_digests_of_tables_pictures_and_traces_still_verify(results):
+    """As earlier versions left them: only that the files are there is known."""
+    for name in ("tables/inputs.json", "plots/index.json", f"{CELL}/trace.json"):
+        path = results / "default" / name
+        document = json.loads(path.read_text())
+        del document["files"]
+        path.write_text(json.dumps(document))
+    assert problems(results) == []
+    for name in ("summary.csv", "plots/latency.png", f"{CELL}/trace/operators.csv"):
+        (results / "default" / name).unlink()
+    assert len([line for line in problems(results) if "missing" in line]) == 3
 
 
 def test_model_files_that_were_left_behind_are_no_damage(results):

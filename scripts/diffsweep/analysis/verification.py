@@ -1,9 +1,11 @@
 """Is a results tree whole, and of one piece? Every problem is one line that begins with the file's path.
 
 What is checked: documents can be read and name their run; each was made from the very files that lie beside it now
-(by digest), so that nothing is mixed from two runs; records parse line by line; images, tables and model files are the
-ones that were made; no job's left-overs; nothing names a home folder or holds a token. Logs are no results: they are
-not read, and neither published nor bundled.
+(by digest), so that nothing is mixed from two runs; records parse line by line; images, tables, pictures, traces and
+model files are the ones that were made; no job's left-overs; nothing names a home folder or holds a token. Logs are no
+results: they are not read, and neither published nor bundled.
+
+Earlier versions noted no digests of tables, pictures and traces: of theirs it is checked that they are there.
 """
 
 import re
@@ -23,6 +25,8 @@ NOT_SWEEPS = ("artifacts", "envs", "published")
 # Snakemake takes what is there for done, and does not miss an intermediate file while the report is there.
 FORCED = "(snakemake --forcerun)"
 AGAIN = f"make it anew {FORCED}"
+RECEIPT = re.compile(r"(\S+==\S+\n)+")
+OF_CALIBRATION = ("calibration.csv", "aa.png", "aa.svg", "power.png", "power.svg")
 READERS = {"latency.jsonl": read_latency, "capacity.jsonl": read_capacity}
 
 
@@ -63,6 +67,8 @@ def verify(results: Path, sweeps: Iterable[Path], *, models_here: bool = True) -
             private = find_private(path.read_bytes())
             if private:
                 findings.add(path, f"holds {private}; remove it before you pass the results on")
+    for receipt in sorted((results / "envs").glob("*.txt")):
+        check_receipt(receipt, findings)
     for sweep in folders[:-2]:
         check_sweep(sweep, results / "artifacts", findings, models_here)
     return findings.problems
@@ -77,7 +83,11 @@ def check_sweep(sweep: Path, artifacts: Path, findings: Findings, models_here: b
         check_artifact(cell.manifest.parent, findings, models_here)
         check_cell(cell, findings)
     check_tables(sweep, artifacts, findings)
+    check_pictures(sweep, findings)
+    check_report(sweep / "report.html", sweep / "summary.parquet", findings)
     check_states(sweep, findings)
+    for calibration in sorted(sweep.glob("calibration/*/*/calibration.json")):
+        check_calibration(calibration, findings)
 
 
 def read_document(path: Path, findings: Findings, *, with_run: bool = True) -> Mapping[str, Any] | None:
@@ -118,9 +128,30 @@ def check_files(folder: Path, digests: Mapping[str, str], findings: Findings, do
             )
 
 
-def ended_well(document: Mapping) -> bool:
-    outcome = document.get("outcome")
-    return isinstance(outcome, dict) and outcome.get("status") == "ok"
+def check_there(paths: Iterable[Path], findings: Findings, document: str) -> None:
+    """Are the files that the `document` beside them names there, whatever they hold?"""
+    for path in paths:
+        if not path.is_file():
+            findings.add(path, f"missing; make {document} anew {FORCED}")
+
+
+def check_page(path: Path, findings: Findings) -> str | None:
+    """An HTML page, or None and a finding."""
+    if not path.is_file():
+        findings.add(path, f"missing; {AGAIN}")
+        return None
+    page = path.read_text(encoding="utf-8", errors="replace")
+    if not page.rstrip().endswith("</html>"):
+        findings.add(path, f"is cut off; {AGAIN}")
+        return None
+    return page
+
+
+def check_receipt(path: Path, findings: Findings) -> None:
+    """The packages of an environment, `name==version` a line, Python first."""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    if not (RECEIPT.fullmatch(text) and text.startswith("python==")):
+        findings.add(path, "is no whole receipt; remove it, and the next run of snakemake makes it anew")
 
 
 # --- artifacts -------------------------------------------------------------------------------------------------------
@@ -164,6 +195,17 @@ def check_cell(cell: CellPlace, findings: Findings) -> None:
         check_files(cell.folder, quality.get("files", {}), findings, path.name)
     for path in cell.searches:
         check_search(cell, path, findings)
+    if (cell.folder / "trace.json").exists():  # only made when asked for
+        check_trace(cell, cell.folder / "trace.json", findings)
+
+
+def check_trace(cell: CellPlace, path: Path, findings: Findings) -> None:
+    trace = read_document(path, findings)
+    if trace is not None:
+        check_input(path, trace, "artifact", cell.manifest, findings)
+        check_files(cell.folder, trace.get("files", {}), findings, path.name)
+        named = {name for found in trace.get("profilers", {}).values() for name in found["files"]}
+        check_there((cell.folder / name for name in named - trace.get("files", {}).keys()), findings, path.name)
 
 
 def check_search(cell: CellPlace, path: Path, findings: Findings) -> None:
@@ -223,26 +265,39 @@ def check_images(folder: Path, images: Mapping, findings: Findings) -> None:
 
 
 def check_tables(sweep: Path, artifacts: Path, findings: Findings) -> None:
-    """Tables, pictures and report: made from the records and scores that are there now?"""
+    """The tables: the ones that were made, from the records and scores that are there now?"""
     path = sweep / "tables" / "inputs.json"
-    made_from = read_document(path, findings)
-    for name in made_from["inputs"] if made_from else ():
+    made = read_document(path, findings)
+    for name in made["inputs"] if made else ():
         source = artifacts / name if name.endswith("/manifest.json") else sweep / name
-        check_input(path, made_from, name, source, findings)
+        check_input(path, made, name, source, findings)
+    digests = made.get("files", {}) if made else {}
+    check_files(sweep, digests, findings, "summary.csv")
+    check_there((sweep / name for name in {"summary.csv"} - digests.keys()), findings, "summary.csv")
+
+
+def check_pictures(sweep: Path, findings: Findings) -> None:
     path = sweep / "plots" / "index.json"
     index = read_document(path, findings)
-    if index is not None:
-        check_input(path, index, "summary.parquet", sweep / "summary.parquet", findings)
-        for name in (name for picture in index.get("pictures", ()) for name in picture["files"]):
-            if not (sweep / "plots" / name).is_file():
-                findings.add(sweep / "plots" / name, f"missing; make index.json beside it anew {FORCED}")
-    check_report(sweep / "report.html", sweep / "summary.parquet", findings)
-    if not (sweep / "summary.csv").is_file():
-        findings.add(sweep / "summary.csv", f"missing; {AGAIN}")
+    if index is None:
+        return
+    check_input(path, index, "summary.parquet", sweep / "summary.parquet", findings)
+    digests, named = index.get("files", {}), {name for p in index.get("pictures", ()) for name in p["files"]}
+    check_files(path.parent, digests, findings, path.name)
+    check_there((path.parent / name for name in named - digests.keys()), findings, path.name)
+
+
+def check_report(path: Path, summary: Path, findings: Findings) -> None:
+    page = check_page(path, findings)
+    told = page and re.search(r'<meta name="made-from-summary" content="([^"]*)">', page)
+    if page and (not told or told.group(1) != findings.digest(summary)):
+        findings.add(path, f"mixed from two runs: it was made from another {summary} than the one there; {AGAIN}")
 
 
 def check_states(sweep: Path, findings: Findings) -> None:
-    """What was kept for later comparisons: is it still what was kept?"""
+    """What was kept for later comparisons: is it still what was kept? And what is told of it: is it whole?"""
+    read_document(sweep / "state.json", findings, with_run=False)
+    check_page(sweep / "update.html", findings)
     for folder in kept(sweep):
         try:
             for cell in altered(folder):
@@ -251,13 +306,13 @@ def check_states(sweep: Path, findings: Findings) -> None:
             findings.add(folder, f"cannot be read ({type(error).__name__}: {error}); remove this state")
 
 
-def check_report(path: Path, summary: Path, findings: Findings) -> None:
-    if not path.is_file():
-        findings.add(path, f"missing; {AGAIN}")
+def check_calibration(path: Path, findings: Findings) -> None:
+    """A calibration that has ended: its replicates with their records, and the report on them."""
+    if read_document(path, findings, with_run=False) is None:
         return
-    page = path.read_text(encoding="utf-8", errors="replace")
-    told = re.search(r'<meta name="made-from-summary" content="([^"]*)">', page)
-    if not page.rstrip().endswith("</html>"):
-        findings.add(path, f"is cut off; {AGAIN}")
-    elif told is None or told.group(1) != findings.digest(summary):
-        findings.add(path, f"mixed from two runs: it was made from another {summary} than the one there; {AGAIN}")
+    for replicate in sorted(path.parent.glob("*/replicate-*/replicate.json")):
+        notes = read_document(replicate, findings)
+        if notes is not None:
+            check_measured(replicate, notes, {**READERS, "resources.jsonl": read_resources}, findings)
+    check_page(path.with_name("report.html"), findings)
+    check_there((path.with_name(name) for name in OF_CALIBRATION), findings, "report.html")

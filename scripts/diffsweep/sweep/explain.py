@@ -10,6 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from diffsweep.sweep import sharing
+from diffsweep.sweep.files import read_json
+
 NOTES_FILE = "DIFFSWEEP_EXPLAIN"  # the environment variable that tells the Snakefile where to leave its notes
 STAGES = {"export_onnx": "export", "convert": "convert", "benchmark": "measure", "images": "images", "score": "score"}
 AFTERWARDS = "tables, plots, report"
@@ -54,9 +57,26 @@ def _job_notes(workflow: Any, job: Any) -> dict:
         else {
             "params": [_literal(value) for value in last.params],
             "inputs": sorted(set(last.input or ())),
-            "took_s": last.endtime - last.starttime if last.endtime and last.starttime else None,
+            "took_s": (job.rule.name in sharing.STAGES and took_s(job.output[0])) or _duration_s(last),
         },
     }
+
+
+def _duration_s(last: Any) -> float | None:
+    return last.endtime - last.starttime if last.endtime and last.starttime else None
+
+
+def took_s(path: str) -> float | None:
+    """How long the replicate or the images at `path` took, by their own document; None where that does not say.
+
+    Of jobs that share servers or a pipeline (sweep/sharing.py), Snakemake has all of the time in the first.
+    """
+    try:
+        document = read_json(path)
+    except (OSError, ValueError):
+        return None
+    told = document.get("seconds") if isinstance(document, dict) else None
+    return sum(told.values()) if isinstance(told, dict) else told  # a replicate tells it phase by phase
 
 
 def _literal(text: str) -> str:
@@ -198,10 +218,17 @@ def lines(jobs: Sequence[Mapping], lookup: Lookup) -> list[Line]:
             groups.setdefault((AFTERWARDS, "", ()), []).append(job)
     order = [*STAGES.values(), AFTERWARDS]
     found = [
-        Line(stage, cell, len(found), why or ("what stands above, or what it is made from",), _took_s(found))
+        Line(stage, cell, len(found), why or _why_afterwards(found, lookup), _took_s(found))
         for (stage, cell, why), found in groups.items()
     ]
     return sorted(found, key=lambda line: (order.index(line.stage), line.cell))
+
+
+def _why_afterwards(jobs: Iterable[Mapping], lookup: Lookup) -> Sequence[str]:
+    moved = [
+        c for job in jobs if job["last"] for c in _environment_changes(job["last"]["inputs"], job["inputs"], lookup)
+    ]
+    return tuple(dict.fromkeys(moved)) or ("what stands above, or what it is made from",)
 
 
 def _cell(job: Mapping) -> str:
