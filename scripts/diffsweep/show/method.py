@@ -114,10 +114,11 @@ def _load(plan: Mapping) -> str:
     return _one_line(f"""
         Closed loop with {f"{listed} clients" if listed else climbed}; {p.get("requests_per_level", "?")} requests a
         level after the ramp-up, at least one a client. A level is valid when errors stay under 1 %, Little's law holds
-        within 3 %, and none of its thirds is more than 10 % off their mean, its own standard error allowed for (of 3 × 8
-        requests that differ by 5 % this finds a last third that is 25 % slower in 9 of 10 cases, and hardly ever one
-        that is 15 % slower). At capacity are the valid levels whose interval reaches 97 % of the highest throughput: the first
-        is the knee, the last is the sustained throughput (not the highest, which of equal levels is the luckiest).
+        within 3 %, and none of its thirds is more than 10 % off their mean, its own standard error allowed for (of
+        3 × 8 requests that differ by 5 % this finds a last third that is 25 % slower in 9 of 10 cases, and hardly ever
+        one that is 15 % slower). At capacity are the valid levels whose interval reaches 97 % of the highest
+        throughput: the first is the knee, the last is the sustained throughput (not the highest, which of equal levels
+        is the luckiest).
     """)
 
 
