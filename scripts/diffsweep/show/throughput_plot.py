@@ -18,7 +18,7 @@ GAP_IN = (0.2, 0.5)  # between columns, between rows (which holds the panel's na
 
 @dataclass(frozen=True)
 class Load:
-    """One variant: clients, images/s with low, high, valid, sustained, each (L,); empty when not measured (note: why)."""
+    """One variant: clients, images/s with low, high, valid, sustained, each (L,); empty: not measured (note: why)."""
 
     name: str
     engine: str
