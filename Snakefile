@@ -17,8 +17,14 @@ min_version("9.27")
 # The library is not installed: the workflow and the programs in scripts/ use it where it lies.
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
+from diffsweep.sweep.documents import ConfigError, read_yaml
+
 # Snakemake would merge a --configfile into this one, and so mix the variants of two sweeps.
 if not workflow.configfiles:
+    try:
+        read_yaml("config/config.yaml")  # before Snakemake does, which meets what is no text with a traceback
+    except ConfigError as error:
+        sys.exit(f"diffsweep: {error}")
 
     configfile: "config/config.yaml"
 

@@ -48,8 +48,14 @@ def ask_snakemake(arguments: Sequence[str]) -> dict:
         environ = {**os.environ, explain.NOTES_FILE: str(path)}
         done = subprocess.run(command, env=environ, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         if done.returncode or not path.exists():
-            sys.exit(done.stdout.strip() or "explain: Snakemake ended without a plan")
+            sys.exit(said(done.stdout) or "explain: Snakemake ended without a plan")
         return read_json(path)
+
+
+def said(output: str) -> str:
+    """What Snakemake said at its end; of a traceback (a --configfile that is not there, or no text) the last line."""
+    lines = [line for line in output.strip().splitlines() if not line.startswith("Using workflow specific profile")]
+    return f"explain: {lines[-1]}" if "Traceback (most recent call last):" in output else "\n".join(lines)
 
 
 # --- what the words need ----------------------------------------------------------------------------------------------

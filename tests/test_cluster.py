@@ -2,10 +2,13 @@
 
 import json
 import re
+import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
+from snakemake.utils import format as format_command
 
 from conftest import copy_project, snakemake
 from diffsweep.sweep import cluster, specs
@@ -170,10 +173,35 @@ def test_a_job_on_a_node_takes_its_attempt_from_the_submitting_side(folder):
     assert '"attempt": 3' in command
 
 
-def test_every_rule_says_where_its_jobs_run():
-    """A rule that says nothing would be sent to the default partition, with Snakemake's idea of its memory."""
+def rules() -> dict[str, str]:
+    """The body of every rule by its name, but for those that run on the machine that submits."""
     text = "\n".join(path.read_text() for path in sorted((PROJECT / "workflow/rules").glob("*.smk")))
     local = set(" ".join(re.findall(r"^localrules:\n((?:    \w+,\n)+)", text, re.MULTILINE)).replace(",", "").split())
-    rules = re.findall(r"^rule (\w+):\n((?:(?:    .*)?\n)+)", text, re.MULTILINE)
-    assert len(rules) > 8
-    assert [name for name, body in rules if name not in local and "on_cluster(" not in body] == []
+    found = dict(re.findall(r"^rule (\w+):\n((?:(?:    .*)?\n)+)", text, re.MULTILINE))
+    assert len(found) > 8
+    return {name: body for name, body in found.items() if name not in local}
+
+
+def test_every_rule_says_where_its_jobs_run():
+    """A rule that says nothing would be sent to the default partition, with Snakemake's idea of its memory."""
+    assert [name for name, body in rules().items() if "on_cluster(" not in body] == []
+
+
+def test_a_measuring_job_has_its_node_to_itself_on_pbs_too(plan):
+    """What the profile would run, formatted as the executor plugin does it, and expanded by a shell."""
+    profile = read_yaml(PROJECT / "workflow/profiles/cluster-generic/config.yaml")
+    asked = {}
+    for name, body in rules().items():
+        [stage] = re.findall(r'on_cluster\("(\w+)"\)', body)
+        resources = SimpleNamespace(**cluster.resources(plan, stage, "cpu-a"))
+        command = format_command(profile["cluster-generic-submit-cmd"], rule=name, threads=4, resources=resources)
+        shown = subprocess.run(
+            ["sh", "-c", command.replace("qsub", "printf '%s\\n'", 1)], capture_output=True, text=True
+        )
+        assert shown.returncode == 0 and shown.stderr == "", shown.stderr
+        asked[name] = shown.stdout.splitlines()
+    alone = {name for name, words in asked.items() if "place=excl" in words}
+    assert alone == {"benchmark", "arrival_rate", "calibrate"}
+    assert all("place=free" in words for name, words in asked.items() if name not in alone)
+    assert all({"alpha", "select=1:ncpus=4"} <= set(words) for words in asked.values())
+    assert f"walltime={(2 + cluster.MARGIN_MIN) * 60}" in asked["benchmark"]

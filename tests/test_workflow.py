@@ -175,6 +175,7 @@ def test_a_bundle_opens_elsewhere_with_nothing_to_do(smoke, tmp_path):
 def test_progress_and_the_closing_table_are_shown(smoke):
     out = (smoke / "resumed.out").read_text()
     assert re.search(r"\d+ of \d+ steps \(\d+%\) done", out)
+    assert "Logfile" not in out  # of jobs that failed only
     assert "report.html" in out.splitlines()[-1] or "report.html" in "\n".join(out.splitlines()[-15:])
 
 
@@ -248,6 +249,9 @@ def all_of(*variants: str, stages: tuple[str, ...] = ("measure", "images", "scor
     return set().union(*({"measure": measured, "images": images, "score": scores}[stage] for stage in stages))
 
 
+OF_ONNXRUNTIME = {"convert reference to onnxruntime-fp32"} | all_of("onnxruntime")
+
+
 def test_a_new_or_renamed_variant_runs_alone(smoke):
     """Renamed, it is new, and nothing else is; its old results stay where they are, under the old name."""
     config = smoke_config(smoke)
@@ -295,9 +299,9 @@ def test_more_replicates_of_the_baseline_against_itself_are_its_own(smoke):
 
 def test_more_images_rerun_no_latency(smoke):
     config = smoke_config(smoke)
-    config["quality"]["images"] = 25
-    found = work(jobs(smoke, config))
-    assert len(found) == 6 and all(job.startswith(("images of", "score")) for job in found)
+    assert config["quality"]["images"] < 80
+    config["quality"]["images"] = 80
+    assert work(jobs(smoke, config)) == all_of("fp32", "ddim-4", "onnxruntime", stages=("images", "score"))
 
 
 def test_a_time_limit_reruns_nothing(smoke):
@@ -344,10 +348,15 @@ def test_a_bumped_lock_reruns_the_variants_of_that_environment_only(copy_of_smok
     lock.write_text("# a comment\n" + text)
     assert jobs(copy_of_smoke) == set()
     lock.write_text(re.sub(r"^idna==\S+", "idna==0.0.1", text, flags=re.MULTILINE))
-    found = work(jobs(copy_of_smoke))
-    assert found and all("onnxruntime" in job for job in found)
+    assert work(jobs(copy_of_smoke)) == {"environment onnxruntime"} | OF_ONNXRUNTIME
     lock.write_text(text)
     assert jobs(copy_of_smoke) == set()
+
+
+def test_a_bump_of_what_draws_makes_tables_and_pictures_again_and_measures_nothing(copy_of_smoke):
+    lock = copy_of_smoke / "envs/workflow.lock"
+    lock.write_text(re.sub(r"^matplotlib==\S+", "matplotlib==0.0.1", lock.read_text(), flags=re.MULTILINE))
+    assert jobs(copy_of_smoke) == {"environment workflow"} | AGGREGATES - {"resolve the plan"}
 
 
 def test_code_reruns_what_runs_it_and_comments_nothing(copy_of_smoke):
@@ -357,8 +366,22 @@ def test_code_reruns_what_runs_it_and_comments_nothing(copy_of_smoke):
     engine.write_text('"""Another docstring. ' + text[3:] + "\n# a comment\n")
     assert jobs(copy_of_smoke) == set()
     engine.write_text(text + "\nADDED = 1\n")
-    found = work(jobs(copy_of_smoke))
-    assert found and all("onnxruntime" in job for job in found)
+    assert work(jobs(copy_of_smoke)) == OF_ONNXRUNTIME
+
+
+def test_the_log_of_a_failed_job_stands_in_the_terminal_once(copy_of_smoke):
+    """Which package cannot be had is read there, without looking for a file."""
+    shared = (copy_of_smoke / ".envs").resolve()
+    (copy_of_smoke / ".envs").unlink()
+    (copy_of_smoke / ".envs").mkdir()  # for what is left of the one that cannot be built
+    for path in filter(Path.is_dir, shared.iterdir()):
+        (copy_of_smoke / ".envs" / path.name).symlink_to(path)
+    with open(copy_of_smoke / "envs/scoring.lock", "a") as lock:
+        lock.write("no-such-package-of-diffsweep==1.0\n")
+    done = snakemake(copy_of_smoke, *SMOKE)
+    assert done.returncode == 1
+    assert done.stdout.count("in_env: environment 'scoring' could not be built from envs/scoring.lock") == 1
+    assert "no-such-package-of-diffsweep" in done.stdout and "Traceback" not in done.stdout
 
 
 def edit(path: Path, **changes) -> None:
@@ -418,3 +441,58 @@ def test_a_wrong_config_ends_with_one_line(project):
     *announced, message = done.stdout.strip().splitlines()
     assert message == "diffsweep: config: variants.ddim-4: unknown key 'stepps'; did you mean 'steps'?"
     assert all(line.startswith("Using workflow specific profile") for line in announced)
+
+
+BROKEN = {
+    "no UTF-8": (b"\xff\xfe\x00", "cannot be read as YAML"),
+    "no end of brackets": (b"[" * 20_000, "cannot be read as YAML"),
+    "no YAML": (b"a: b: c", "cannot be read as YAML"),
+    "a tag": (b'a: !!python/object/apply:os.system ["true"]', "could not determine a constructor for the tag"),
+    "a key twice": (b"sweep: x\nsweep: y", "line 2: the key 'sweep' is there twice"),
+    "nothing there": (None, "there is no such file"),
+}
+
+
+def end_of(folder: Path, program: tuple[str, ...]) -> list[str]:
+    """What a call that must fail says, without Snakemake's announcements."""
+    done = subprocess.run(
+        [sys.executable, *program], cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    assert done.returncode == 1, done.stdout
+    return [line for line in done.stdout.splitlines() if not line.startswith(("Using workflow specific", "Assuming"))]
+
+
+def test_a_broken_default_config_ends_with_one_line(tmp_path):
+    folder = copy_project(tmp_path / "project")
+    for content, words in BROKEN.values():
+        (folder / "config/config.yaml").unlink(missing_ok=True)
+        if content is not None:
+            (folder / "config/config.yaml").write_bytes(content)
+        [line] = end_of(folder, ("-m", "snakemake", "--cores", "all", "--dry-run"))
+        assert line.startswith("diffsweep: config/config.yaml: ") and words in line
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"sweep: x\nsweep: y", ["broken.yaml: line 2: the key 'sweep' is there twice; remove or rename one of them"]),
+        (b"a: b: c", ["WorkflowError:", "Config file is not valid JSON or YAML"]),
+        (BROKEN["a tag"][0], ["WorkflowError:", "Config file is not valid JSON or YAML"]),
+        (b"- a", ["WorkflowError:", "Config file must be given as JSON or YAML with keys at top level"]),
+        (b"", ["WorkflowError:", "Config file must be given as JSON or YAML with keys at top level"]),
+    ],
+)
+def test_another_broken_config_ends_in_a_line_or_in_snakemakes_own_words(project, content, words):
+    """Snakemake reads a --configfile before any of our code. Where there is no text to read it shows a traceback."""
+    (project / "config/broken.yaml").write_bytes(content)
+    lines = end_of(project, ("-m", "snakemake", "--cores", "all", "--dry-run", "--configfile", "config/broken.yaml"))
+    assert len(lines) == len(words) and all(word in line for word, line in zip(words, lines, strict=True)), lines
+
+
+def test_explain_and_plan_meet_what_snakemake_cannot_read_with_one_line(project):
+    (project / "config/bytes.yaml").write_bytes(BROKEN["no UTF-8"][0])
+    for name, words in (("bytes.yaml", "can't decode byte 0xff"), ("missing.yaml", "o such file")):
+        [line] = end_of(project, ("scripts/explain.py", "--configfile", f"config/{name}"))
+        assert line.startswith("explain: ") and words in line
+        [line] = end_of(project, ("scripts/plan.py", "--config", f"config/{name}"))
+        assert f"config/{name}" in line and words in line

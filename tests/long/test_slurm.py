@@ -65,8 +65,8 @@ def folder(tmp_path_factory) -> Path:
     folder = copy_project(tmp_path_factory.mktemp("sweep"))
     local = yaml.safe_load((folder / "config/targets.yaml").read_text())["targets"]["local"]
     smoke = yaml.safe_load((folder / "config/smoke.yaml").read_text())
-    threads = len(os.sched_getaffinity(0))
-    targets = {name: {**local, "threads": threads, "slurm": {"partition": name}} for name in PARTITIONS}
+    # One thread of several: what keeps other jobs off a measuring job's node is that it asks for all of it.
+    targets = {name: {**local, "threads": 1, "slurm": {"partition": name}} for name in PARTITIONS}
     (folder / "config/partitions.yaml").write_text(yaml.safe_dump({"targets": targets}))
     baseline = {**smoke["variants"]["fp32"], "steps": 4}
     config = {

@@ -38,6 +38,7 @@ rule report_calibration:
     input:
         plan=sweep_path("plan.json"),
         records=calibration_path("calibration.json"),
+        environment=receipt("workflow"),
     output:
         calibration_path("report.html"),
     log:
@@ -49,7 +50,7 @@ rule report_calibration:
     message:
         "report on the calibration of {wildcards.target}"
     shell:
-        "python scripts/report_calibration.py --plan {input.plan:q} --calibration {params.folder:q} 2> {log:q}"
+        "python scripts/in_env workflow python scripts/report_calibration.py --plan {input.plan:q} --calibration {params.folder:q} 2> {log:q}"
 
 
 rule calibration:

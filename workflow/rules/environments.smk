@@ -18,4 +18,3 @@ rule environment:
         "environment {wildcards.environment}"
     shell:
         "python scripts/in_env {wildcards.environment} python scripts/receipt.py --out {output:q} 2> {log:q}"
-        " || {{ cat {log:q} >&2; exit 1; }}"

@@ -62,6 +62,8 @@ def paired_engines(wildcards):
 
 
 def paired_environments(wildcards):
+    """Those that the servers run in. Not the workflow's, although the measuring client runs in it: it takes time by
+    perf_counter and speaks HTTP by the standard library, and a bump of matplotlib must not cost a sweep."""
     return [receipt(engine) for engine in paired_engines(wildcards)]
 
 

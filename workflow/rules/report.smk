@@ -3,6 +3,9 @@
 #        results/<sweep>/summary.csv, .parquet        one row per model x target x variant; tables/ beside them
 #        results/<sweep>/states/<state>/, state.json  these results, kept under the locks that made them; update.html
 #        results/<sweep>/plots/, report.html          what people look at
+#
+# numpy, pyarrow and matplotlib decide what tables and pictures look like, so these are made again with the workflow
+# environment's lock, and in the environment of that lock even where Snakemake itself was started in an older one.
 
 
 localrules:
@@ -35,6 +38,7 @@ rule aggregate:
         replicates=all_replicates(),
         arrivals=found_arrivals(),
         quality=cells("quality.json"),
+        environment=receipt("workflow"),
     output:
         csv=sweep_path("summary.csv"),
         parquet=sweep_path("summary.parquet"),
@@ -47,7 +51,7 @@ rule aggregate:
     message:
         "aggregate the sweep"
     shell:
-        "python scripts/aggregate.py --plan {input.plan:q} --results {params.folder:q}"
+        "python scripts/in_env workflow python scripts/aggregate.py --plan {input.plan:q} --results {params.folder:q}"
         " --artifacts results/artifacts --machines {params.machines:q} --out {params.folder:q} 2> {log:q}"
 
 
@@ -55,6 +59,7 @@ rule update:
     input:
         plan=sweep_path("plan.json"),
         summary=sweep_path("summary.parquet"),
+        environment=receipt("workflow"),
     output:
         page=sweep_path("update.html"),
         state=sweep_path("state.json"),
@@ -67,13 +72,14 @@ rule update:
     message:
         "keep the results, compare them with those before the last update"
     shell:
-        "python scripts/update.py --results {params.results:q} 2> {log:q}"
+        "python scripts/in_env workflow python scripts/update.py --results {params.results:q} 2> {log:q}"
 
 
 rule plots:
     input:
         plan=sweep_path("plan.json"),
         summary=sweep_path("summary.parquet"),
+        environment=receipt("workflow"),
     output:
         sweep_path("plots/index.json"),
     log:
@@ -84,7 +90,7 @@ rule plots:
     message:
         "plot the sweep"
     shell:
-        "python scripts/plot.py --results {params.results:q} 2> {log:q}"
+        "python scripts/in_env workflow python scripts/plot.py --results {params.results:q} 2> {log:q}"
 
 
 rule report:
@@ -93,6 +99,7 @@ rule report:
         summary=sweep_path("summary.parquet"),
         plots=sweep_path("plots/index.json"),
         state=sweep_path("state.json"),
+        environment=receipt("workflow"),
     output:
         sweep_path("report.html"),
     log:
@@ -105,4 +112,4 @@ rule report:
     message:
         "report on the sweep"
     shell:
-        "python scripts/report.py --results {params.results:q} --out {output:q} 2> {log:q}"
+        "python scripts/in_env workflow python scripts/report.py --results {params.results:q} --out {output:q} 2> {log:q}"
