@@ -27,7 +27,7 @@ import pyarrow.parquet
 
 from diffsweep.analysis import batching, economy, latency, load, summary
 from diffsweep.analysis.arrivals import trial_rows
-from diffsweep.analysis.cells import Cell, Source
+from diffsweep.analysis.cells import Cell, Source, machines_of
 from diffsweep.analysis.columns import put
 from diffsweep.analysis.places import each_cell
 from diffsweep.analysis.stats import Estimate
@@ -66,7 +66,8 @@ def main() -> None:
     targets: list[dict] = []
     try:
         plan = read_json(options.plan)
-        source = Source(plan, options.results, options.artifacts, json.loads(options.machines))
+        machines = machines_of(plan, options.results, json.loads(options.machines))
+        source = Source(plan, options.results, options.artifacts, machines)
         with parquet_writer(tables / "latency.parquet", LATENCY_SCHEMA) as writer, workers(plan) as run:
             for model, target in product(plan["models"], plan["targets"]):
                 reference = summary.reference_of(
@@ -140,7 +141,10 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--plan", required=True, type=Path, help="the resolved plan, plan.json")
     parser.add_argument("--results", required=True, type=Path, help="the sweep's folder, results/<sweep>")
     parser.add_argument("--artifacts", required=True, type=Path, help="results/artifacts")
-    parser.add_argument("--machines", default="{}", help="JSON, target -> the machine that it is now; others are stale")
+    machines = (
+        "JSON, target -> the machine that it is now (null: where it was measured last); cells of others are stale"
+    )
+    parser.add_argument("--machines", default="{}", help=machines)
     parser.add_argument("--out", required=True, type=Path, help="the folder for the tables")
     return parser.parse_args()
 

@@ -132,11 +132,12 @@ def kept(notes: Mapping) -> Iterator[str]:
     plan, again = notes["plan"], {output(job) for job in notes["jobs"] if job["rule"] == "benchmark"}
     stale: dict[str, list[str]] = {}
     failed: dict[str, list[str]] = {}
-    for cell, number, path in replicates(plan):
-        if path.exists() and (cell, number) not in again:
-            document = read_json(path)
+    found = [(cell, number, read_json(path)) for cell, number, path in replicates(plan) if path.exists()]
+    here_by_target = {name: here_of(name, notes, found) for name in plan["targets"]}
+    for cell, number, document in found:
+        if (cell, number) not in again:
             target = plan["targets"][cell.split("/")[1]]
-            here = notes["machines"].get(target["name"])
+            here = here_by_target[target["name"]]
             differs = here and machines.difference(machines.identity(document.get("host") or {}, target), here)
             if document["outcome"]["status"] == "failed":
                 failed.setdefault(document["outcome"]["reason"], []).append(cell)
@@ -144,6 +145,12 @@ def kept(notes: Mapping) -> Iterator[str]:
                 stale.setdefault(differs, []).append(cell)
     yield from told("stale", stale, "stale=rerun", "measured on another machine: ")
     yield from told("failed", failed, "failed=retry", "")
+
+
+def here_of(target: str, notes: Mapping, replicates: Sequence[tuple[str, int, Mapping]]) -> Mapping | None:
+    """The machine that a target is now; of one elsewhere, where it was measured last."""
+    measured = (document for cell, _, document in replicates if cell.split("/")[1] == target)
+    return notes["machines"].get(target) or machines.latest(measured, notes["plan"]["targets"][target])
 
 
 def output(job: Mapping) -> tuple[str, int]:

@@ -173,6 +173,27 @@ def test_a_job_on_a_node_takes_its_attempt_from_the_submitting_side(folder):
     assert '"attempt": 3' in command
 
 
+def test_what_was_measured_on_a_node_that_was_swapped_since_runs_again_when_asked(folder):
+    """Which machine a partition is, is known from the last replicate there."""
+    path = "results/smoke/reference/cpu-a/compiled/replicate-{}/replicate.json"
+    for number, cpu in ((1, "Z80"), (2, "Z8000")):
+        done = {"status": "ok", "reason": None, "stage": "benchmark", "attempt": 0}
+        (folder / path.format(number)).parent.mkdir(parents=True, exist_ok=True)
+        notes = {"outcome": done, "host": {"cpu": cpu}, "ended_unix_s": float(number)}
+        (folder / path.format(number)).write_text(json.dumps(notes))
+
+    def attempts(*asked: str) -> list[str]:
+        dry = ("--configfile", "config/nodes-config.yaml", "--printshellcmds", "--dry-run", *asked)
+        done = snakemake(folder, *dry, "--forcerun", "benchmark", "--", path.format(1), path.format(2))
+        assert done.returncode == 0, done.stdout[-3000:]
+        commands = [line for line in done.stdout.splitlines() if "scripts/benchmark.py" in line]
+        told = (re.search(r'"attempt": (\d).*--out \S*/(replicate-\d)', line) for line in commands)
+        return sorted(f"{found[2]}: {found[1]}" for found in told)
+
+    assert attempts() == ["replicate-1: 0", "replicate-2: 0"]
+    assert attempts("--config", "stale=rerun") == ["replicate-1: 1", "replicate-2: 0"]
+
+
 def rules() -> dict[str, str]:
     """The body of every rule by its name, but for those that run on the machine that submits."""
     text = "\n".join(path.read_text() for path in sorted((PROJECT / "workflow/rules").glob("*.smk")))

@@ -73,3 +73,13 @@ def test_what_does_not_matter_on_a_target_is_not_compared():
 def test_this_machine_is_known_and_a_cluster_is_not():
     assert set(machines.this_machine(CPU)) == {"cpu", "cores_usable"}
     assert machines.this_machine({**CPU, "slurm": {"partition": "gpu"}}) is None
+
+
+def test_a_target_elsewhere_is_the_machine_that_it_was_measured_on_last():
+    def notes(day: int, **host) -> dict:
+        return {"host": {**A100, **host}, "ended_unix_s": 86400.0 * day}
+
+    replicates = [notes(1), notes(3, cpu="EPYC"), None, notes(2), {"outcome": {"status": "failed"}}]
+    latest = machines.latest(replicates, GPU)
+    assert machines.difference(machines.identity(A100, GPU), latest) == "CPU was Xeon, is EPYC"
+    assert machines.latest([None, {"outcome": {}}], GPU) is None

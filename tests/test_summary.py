@@ -46,8 +46,8 @@ def rows_in(sweep: Path, plan: dict) -> dict[str, dict]:
     return {row["variant"]: row for row in summary.summarise(plan, cells)}
 
 
-def aggregate(sweep: Path, plan: Path | None = None) -> subprocess.CompletedProcess:
-    command = [sys.executable, PROJECT / "scripts" / "aggregate.py", "--plan", plan or sweep / "plan.json"]
+def aggregate(sweep: Path, plan: Path | None = None, *options: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, PROJECT / "scripts" / "aggregate.py", "--plan", plan or sweep / "plan.json", *options]
     command += ["--results", sweep, "--artifacts", sweep.parent / "artifacts", "--out", sweep]
     return subprocess.run(command, text=True, capture_output=True)
 
@@ -278,6 +278,26 @@ def test_records_against_another_baseline_are_stale(tmp_path):
     assert row["status"] == "stale"
     assert "'old'" in row["reason"]
     assert row["speedup"] is None
+
+
+def test_replicates_from_a_node_that_was_swapped_since_are_stale(tmp_path):
+    """Which machine a partition is, is known from the last replicate there: what came from others does not compete."""
+    plan = small_plan()
+    sweep = synthetic.make_results(tmp_path, plan, pictures=False)
+    for path in sweep.glob("reference/local/*/replicate-*/replicate.json"):
+        old = "int8" in path.parts or path.parts[-3:-1] == ("ddim-10", "replicate-1")
+        notes = json.loads(path.read_text())
+        when = {"ended_unix_s": notes["ended_unix_s"] + (0 if old else 86400)}
+        path.write_text(json.dumps({**notes, **when, "host": {**notes["host"], "cpu": "old" if old else "new"}}))
+    for here, stale in (({"local": None}, {"int8", "ddim-10"}), ({}, set())):
+        assert aggregate(sweep, None, "--machines", json.dumps(here)).returncode == 0
+        with open(sweep / "summary.csv", newline="") as handle:
+            rows = {row["variant"]: row for row in csv.DictReader(handle)}
+        assert {name for name, row in rows.items() if row["status"] == "stale"} == stale
+        assert {name for name, row in rows.items() if row["competes"] == "true"} == rows.keys() - stale
+        for name in stale:
+            assert rows[name]["reason"] == "benchmark: measured on another machine: CPU was old, is new"
+            assert float(rows[name]["speedup"]) > 0  # within a replicate, both were measured on one machine
 
 
 def test_a_host_whose_a_a_test_differs_is_unfit(tmp_path):

@@ -99,6 +99,17 @@ class Source:
         return read_cell(self, model, target, variant)
 
 
+def machines_of(plan: Mapping, results: Path, here: Mapping[str, Mapping | None]) -> dict[str, Mapping | None]:
+    """target -> the machine that its figures should be from. here: those that are known, None for a target elsewhere,
+    of which is taken where it was measured last: what was measured on another node before is not compared with that."""
+    found = dict(here)
+    for target in (name for name in plan["targets"] if name in here and here[name] is None):
+        places = (results / model / target for model in plan["models"])
+        replicates = (path for place in places for path in place.glob("*/replicate-*/replicate.json"))
+        found[target] = machines.latest((read_stage(path, "")[0] for path in replicates), plan["targets"][target])
+    return found
+
+
 def read_cells(plan: Mapping, results: Path, artifacts: Path, machines: Mapping | None = None) -> Iterator[Cell]:
     """All cells of a plan, in its order."""
     source = Source(plan, results, artifacts, machines or {})

@@ -1,7 +1,7 @@
 """Which machine a measurement was made on, as far as its figures depend on it, and how two differ, in words."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 
@@ -29,6 +29,16 @@ def identity(host: Mapping, target: Mapping) -> dict:
     if target.get("device") == "cuda" and "gpus" in host:
         found |= {"gpu": _joined(host["gpus"], "name"), "driver": _joined(host["gpus"], "driver")}
     return found | ({"cores_usable": host.get("cores_usable")} if target.get("threads") == "all" else {})
+
+
+def latest(replicates: Iterable[Mapping | None], target: Mapping) -> dict | None:
+    """The machine that a target elsewhere is now, as far as that is known: where its last replicate was measured.
+
+    replicates: the notes of all of the target's; None for one that is not there. None where nothing is known.
+    """
+    known = [notes for notes in replicates if notes and "host" in notes and "ended_unix_s" in notes]
+    newest = max(known, key=lambda notes: notes["ended_unix_s"], default=None)
+    return newest and identity(newest["host"], target)
 
 
 def _joined(gpus: list[Mapping] | None, key: str) -> str:
