@@ -82,7 +82,7 @@ def read_scenario(folder: Path) -> list[tuple[Mapping, list[LatencyRecord]]]:
     for path in sorted(folder.glob("replicate-*/replicate.json")):
         notes = read_json(path)
         if outcome_of(notes).ok:
-            found.append((notes, valid(read_latency(path.with_name("latency.jsonl")))))
+            found.append((notes, valid(read_latency(path.with_name("latency.jsonl"), notes))))
     return sorted(found, key=lambda pair: pair[0]["replicate"])
 
 

@@ -15,12 +15,14 @@ import synthetic
 from diffsweep.analysis import calibration, stats
 from diffsweep.analysis.calibration import Comparison, Preset, Scenario
 from diffsweep.analysis.stats import Estimate
-from diffsweep.measure.records import RecordWriter
+from diffsweep.measure.records import CorruptRecords, RecordWriter
 from diffsweep.sweep.plan import PRESETS
+from signed import sign_records
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
 import calibrate  # noqa: E402
+import report_calibration  # noqa: E402
 import serve_slowed  # noqa: E402
 
 QUIET = simulation.Machine(process=0.005, request=0.03)
@@ -101,7 +103,7 @@ def record_scenario(folder: Path, slowdown: float, replicates: int, rng: np.rand
         where.mkdir(parents=True)
         (where / "replicate.json").write_text(json.dumps(notes))
         with RecordWriter(where / "latency.jsonl") as writer:
-            for record in synthetic.records_of_steps(*sides):
+            for record in synthetic.records_of_steps(*sides, replicate=number):
                 writer.append(record)
 
 
@@ -127,6 +129,16 @@ def test_the_report_says_what_the_machine_can_tell(tmp_path):
         table = {row["scenario"]: row for row in csv.DictReader(handle)}
     assert table["slower-0.1"]["regressed"] == "3" and table["aa"]["within noise"] == "6"
     assert (folder / "power.svg").exists() and (folder / "aa.png").exists()
+
+
+def test_a_calibration_is_not_judged_from_records_that_were_changed(tmp_path):
+    record_scenario(tmp_path, 0.1, 1, np.random.default_rng(0))
+    sign_records(tmp_path / "replicate-1")
+    assert len(report_calibration.read_scenario(tmp_path)) == 1
+    path = tmp_path / "replicate-1/latency.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-2]))
+    with pytest.raises(CorruptRecords, match="latency.jsonl: is not the file that was made"):
+        report_calibration.read_scenario(tmp_path)
 
 
 # --- recording ------------------------------------------------------------------------------------------------------
