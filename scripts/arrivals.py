@@ -20,7 +20,7 @@ from diffsweep.measure.keeper import Keeper
 from diffsweep.measure.open_loop import measure_arrivals
 from diffsweep.measure.records import read_latency
 from diffsweep.measure.servers import Launch, build_environments
-from diffsweep.sweep.files import digest_file
+from diffsweep.sweep.files import digest_file, read_json
 from diffsweep.sweep.options import read_spec
 from diffsweep.sweep.outcomes import Outcome
 from diffsweep.sweep.runs import current_run
@@ -85,7 +85,7 @@ def objective_of(spec: Mapping, unloaded: Sequence[Path]) -> float | None:
     given = spec["protocol"].get("objective_s")
     if given is not None:
         return given
-    records = [r for path in unloaded for r in read_latency(path.with_name("latency.jsonl"))]
+    records = [r for path in unloaded for r in read_latency(path.with_name("latency.jsonl"), read_json(path))]
     times = [r.e2e_s for r in records if r.role == "variant" and not r.warmup and r.status == "ok"]
     return float(f"{spec['arrivals']['objective_multiple'] * statistics.median(times):.3g}") if times else None
 

@@ -93,7 +93,7 @@ def read_scenario(folder: Path, replicates: int) -> list[tuple[Mapping, list[Lat
         path = folder / f"replicate-{number}" / "replicate.json"
         notes = read_json(path) if path.exists() else None
         if notes is not None and outcome_of(notes).ok:
-            found.append((notes, valid(read_latency(path.with_name("latency.jsonl")))))
+            found.append((notes, valid(read_latency(path.with_name("latency.jsonl"), notes))))
     return found
 
 

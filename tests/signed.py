@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from diffsweep.sweep.files import digest_file
-from synthetic import artifact_name
+from synthetic import artifact_name, digests
 
 RUN = "20260101T000000Z-0000"
 
@@ -31,6 +31,12 @@ def sign(sweep: Path) -> None:
         rewrite(folder / "quality.json", inputs=made_from, files=files)
 
 
+def sign_records(replicate: Path) -> None:
+    """Its records were edited on purpose: let replicate.json name them as they are now."""
+    path = replicate / "replicate.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "files": digests(replicate)}))
+
+
 def sign_artifact(manifest: Path) -> None:
     """Write stand-ins for the files that a synthetic manifest names."""
     files = json.loads(manifest.read_text())["files"]
@@ -47,8 +53,7 @@ def sign_measured(folder: Path, made_from: dict) -> None:
         for records in replicate.glob("*.jsonl"):
             lines = [json.dumps({**json.loads(line), "run": RUN}) for line in records.read_text().splitlines()]
             records.write_text("".join(f"{line}\n" for line in lines))
-        files = {path.name: digest_file(path) for path in replicate.glob("*.jsonl")}
-        rewrite(replicate / "replicate.json", inputs=made_from, files=files)
+        rewrite(replicate / "replicate.json", inputs=made_from, files=digests(replicate))
     rewrite(folder / "images.json", inputs={"artifact": made_from["artifact"]})
 
 

@@ -17,10 +17,11 @@ import synthetic
 from diffsweep.analysis import calibration, stats
 from diffsweep.analysis.calibration import Comparison, Preset, Replicate, Scenario
 from diffsweep.analysis.stats import Estimate
-from diffsweep.measure.records import RecordWriter
+from diffsweep.measure.records import CorruptRecords, RecordWriter
 from diffsweep.show import calibration as show
 from diffsweep.show.calibration import Calibration
 from diffsweep.sweep.plan import PRESETS
+from signed import sign_records
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
@@ -226,7 +227,7 @@ def record_scenario(folder: Path, slowdown: float, replicates: int, rng: np.rand
         (where / "replicate.json").write_text(json.dumps(notes))
         (where / "latency.jsonl").unlink(missing_ok=True)
         with RecordWriter(where / "latency.jsonl") as writer:
-            for record in synthetic.records_of_steps(*sides):
+            for record in synthetic.records_of_steps(*sides, replicate=number):
                 writer.append(record)
 
 
@@ -358,6 +359,16 @@ def test_a_corrupt_record_is_named_with_its_line(recorded):
     done = report(recorded)
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1 and f"{path}:16: " in done.stderr
+
+
+def test_a_calibration_is_not_judged_from_records_that_were_changed(tmp_path):
+    record_scenario(tmp_path, 0.1, 1, np.random.default_rng(0))
+    sign_records(tmp_path / "replicate-1")
+    assert len(report_calibration.read_scenario(tmp_path, 1)) == 1
+    path = tmp_path / "replicate-1/latency.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-2]))
+    with pytest.raises(CorruptRecords, match="latency.jsonl: is not the file that was made"):
+        report_calibration.read_scenario(tmp_path, 1)
 
 
 # --- recording ------------------------------------------------------------------------------------------------------

@@ -27,7 +27,9 @@ from diffsweep.show.cells import read_cells
 from diffsweep.show.report import Sources
 from diffsweep.show.update_page import render, render_first
 from diffsweep.sweep.documents import ConfigError
+from diffsweep.sweep.files import digest_file
 from diffsweep.sweep.plan import gate_settings
+from signed import sign_records
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 NAMES = ("fp32", "onnxruntime", "ddim-10")
@@ -234,6 +236,7 @@ def test_a_host_that_is_unfit_tells_nothing(tmp_path):
         records = [json.loads(line) for line in path.read_text().splitlines()]
         slowed = [{**r, "e2e_s": r["e2e_s"] * (1.5 if r["role"] == "variant" else 1)} for r in records]
         path.write_text("".join(json.dumps(record) + "\n" for record in slowed))  # in place, on purpose: both states
+        sign_records(path.parent)
     change = change_of(comparison_of(sweep))
     assert change.speed.verdict == "cannot tell" and "A/A says different" in change.speed.why
 
@@ -276,6 +279,18 @@ def test_images_are_compared_one_by_one(tmp_path):
     assert worse.verdict == "worse" and worse.identical == 0
     assert worse.clip.value == pytest.approx(-5.0, abs=0.2)
     assert change_of(comparison_of(sweep, Limits(clip_score=20.0))).quality.verdict == "equivalent"
+
+
+def test_scores_that_were_changed_are_not_compared(tmp_path):
+    sweep = updated(tmp_path)
+    folder = sweep.joinpath(*ORT)
+    made = {name: digest_file(folder / name) for name in ("scores.parquet", "features.npy")}
+    document = json.loads((folder / "quality.json").read_text()) | {"files": made}
+    (folder / "quality.json").write_text(json.dumps(document))
+    assert change_of(comparison_of(sweep)).quality.verdict == "equivalent"
+    rescore(sweep, 5.0)
+    quality = change_of(comparison_of(sweep)).quality
+    assert quality.verdict == "cannot tell" and "scores.parquet: is not the file that was made" in quality.why
 
 
 def test_other_scorers_are_not_compared(tmp_path):

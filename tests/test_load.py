@@ -25,6 +25,7 @@ from diffsweep.measure.arrivals import Limits
 from diffsweep.measure.clients import Client, request_body
 from diffsweep.measure.records import CapacityRecord, read_capacity
 from diffsweep.measure.search import bracket_of, next_rate, search
+from diffsweep.sweep.files import digest_file
 from test_benchmark import FAKE_SERVER, Job, spec_of
 
 # --- the ramp ---
@@ -492,6 +493,19 @@ def test_a_run_that_was_made_again_replaces_the_first(tmp_path):
     again = [{**line, "attempt": 2} if line["trial"] == 2 else line for line in lines]
     path.write_text("".join(json.dumps(line) + "\n" for line in slow + again))
     assert read_arrivals(tmp_path).trials == before.trials
+
+
+def test_a_search_whose_records_were_changed_has_no_answer(tmp_path):
+    limits = Limits(1.5, 0.5, 0.01)
+    assert queueing.write_search(tmp_path, queueing.constant(0.5), limits).rate is not None
+    path = tmp_path / "arrivals.json"
+    document = json.loads(path.read_text()) | {"files": {"arrivals.jsonl": digest_file(tmp_path / "arrivals.jsonl")}}
+    path.write_text(json.dumps(document))
+    assert read_arrivals(tmp_path).rate is not None
+    lines = (tmp_path / "arrivals.jsonl").read_bytes().splitlines(keepends=True)
+    (tmp_path / "arrivals.jsonl").write_bytes(b"".join(lines[:-50]))
+    found = read_arrivals(tmp_path)
+    assert found.rate is None and f"{tmp_path / 'arrivals.jsonl'}: is not the file that was made" in found.reason
 
 
 def test_arrivals_are_a_target_of_their_own_and_the_report_waits_for_them(project):

@@ -26,6 +26,7 @@ from diffsweep.show import cells as show_cells
 from diffsweep.show import resources as show_resources
 from diffsweep.sweep.outcomes import Failed
 from fakes.nvml import FakeNvml
+from signed import sign_records
 from test_benchmark import Job, spec_of
 from test_measure import LATENCY
 from test_show import run
@@ -505,11 +506,13 @@ def test_records_that_were_replaced_are_in_no_figure(tmp_path):
         slow = [{**line, "e2e_s": 9 * line["e2e_s"], "attempt": 1} for line in lines if line["block"] in (3, 4)]
         again = [{**line, "attempt": 2} if line["block"] in (3, 4) else line for line in lines]
         path.write_text("".join(json.dumps(line) + "\n" for line in slow + again))
+        sign_records(path.parent)
     for path in sweep.glob("reference/local/*/replicate-*/capacity.jsonl"):
         lines = [json.loads(line) for line in path.read_text().splitlines()]
         slow = [{**line, "done_s": 9 * line["done_s"], "attempt": 1} for line in lines if line["level"] == 2]
         again = [{**line, "attempt": 2} if line["level"] == 2 else line for line in lines]
         path.write_text("".join(json.dumps(line) + "\n" for line in slow + again))
+        sign_records(path.parent)
     after = summary.summarise(plan, list(read_cells(plan, sweep, sweep.parent / "artifacts")))
     assert after == before
 

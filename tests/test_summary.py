@@ -16,6 +16,7 @@ from diffsweep.analysis import latency, load, summary
 from diffsweep.analysis.cells import read_cells
 from diffsweep.analysis.stats import Estimate
 from diffsweep.measure.records import read_capacity, read_latency
+from signed import sign_records
 from synthetic import Failure
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -260,6 +261,85 @@ def test_a_corrupt_record_is_named_with_its_line_and_not_used(tmp_path):
     assert row["replicates"] == 2
 
 
+def lines_of(change):
+    """A damage to a file: other lines than it had."""
+    return lambda path: path.write_text("".join(change(path.read_text().splitlines(keepends=True))))
+
+
+def in_line_9(**changes):
+    def change(lines: list[str]) -> list[str]:
+        return [*lines[:8], json.dumps(json.loads(lines[8]) | changes) + "\n", *lines[9:]]
+
+    return lines_of(change)
+
+
+NOT_THE_FILE = ": is not the file that was made: its digest differs"
+DAMAGE = {
+    "cut off after a line": ("latency", lines_of(lambda lines: lines[:57]), NOT_THE_FILE),
+    "emptied": ("latency", lines_of(lambda lines: []), NOT_THE_FILE),
+    "lines twice": ("latency", lines_of(lambda lines: lines + lines[-6:]), NOT_THE_FILE),
+    "another number": ("latency", in_line_9(sent_unix_s=1.0), NOT_THE_FILE),
+    "half of the load": ("capacity", lines_of(lambda lines: lines[: len(lines) // 2]), NOT_THE_FILE),
+    "another variant's record": (
+        "latency",
+        in_line_9(variant="fp32"),
+        ":9: mixed from two runs: its variant is 'fp32'",
+    ),
+    "no time": ("latency", in_line_9(e2e_s=0), ":9: e2e_s is 0"),
+    "time unknown": ("latency", in_line_9(e2e_s=None), ":9: e2e_s is None"),
+    "a negative time": ("latency", in_line_9(e2e_s=-1.0), ":9: e2e_s is '-1.0'"),
+    "a step too few": ("latency", in_line_9(step_s=[0.1]), ":9: step_s holds 1 times"),
+    "an unknown status": ("latency", in_line_9(status="OK"), ":9: status is 'OK'"),
+    "an unknown role": ("latency", in_line_9(role="varinat"), ":9: role is 'varinat'"),
+    "samples gone": ("resources", Path.unlink, "No such file"),
+}
+
+
+@pytest.fixture(scope="module")
+def undamaged(tmp_path_factory):
+    """(plan, sweep) with records as they were made."""
+    plan = small_plan(replicates=2)
+    sweep = synthetic.make_results(tmp_path_factory.mktemp("sweep"), plan, pictures=False)
+    replicate = sweep / "reference/local/int8/replicate-1"
+    (replicate / "resources.jsonl").touch()
+    sign_records(replicate)
+    assert rows_in(sweep, plan)["int8"]["status"] == "ok"
+    return plan, sweep
+
+
+@pytest.mark.parametrize(("name", "damage", "words"), DAMAGE.values(), ids=DAMAGE)
+def test_nothing_is_computed_from_records_that_were_changed(undamaged, name, damage, words):
+    plan, sweep = undamaged
+    path = sweep / f"reference/local/int8/replicate-1/{name}.jsonl"
+    whole = path.read_bytes()
+    damage(path)
+    row = rows_in(sweep, plan)["int8"]
+    path.write_bytes(whole)
+    assert row["status"] == "failed" and row["replicates"] == 1
+    assert row["reason"].startswith("benchmark, replicate 1: ") and f"{path}" in row["reason"]
+    assert words in row["reason"]
+
+
+def test_results_of_earlier_versions_without_digests_are_read(tmp_path):
+    plan = small_plan()
+    sweep = synthetic.make_results(tmp_path, plan, pictures=False)
+    for path in sweep.glob("reference/local/*/replicate-*/replicate.json"):
+        document = json.loads(path.read_text())
+        del document["files"]
+        path.write_text(json.dumps(document))
+    assert {row["status"] for row in rows_in(sweep, plan).values()} == {"ok"}
+
+
+@pytest.mark.parametrize("document", ["[]", "{}", '{"outcome": "ok"}'])
+def test_a_document_that_is_another_is_named(tmp_path, document):
+    plan = small_plan()
+    sweep = synthetic.make_results(tmp_path, plan, pictures=False)
+    path = sweep / "reference/local/int8/replicate-2/replicate.json"
+    path.write_text(document)
+    row = rows_in(sweep, plan)["int8"]
+    assert row["reason"] == f"benchmark, replicate 2: {path}: it does not say how the stage ended"
+
+
 def test_a_corrupt_document_is_named(tmp_path):
     plan = small_plan()
     sweep = synthetic.make_results(tmp_path, plan, pictures=False)
@@ -307,6 +387,7 @@ def test_a_host_whose_a_a_test_differs_is_unfit(tmp_path):
         records = [json.loads(line) for line in path.read_text().splitlines()]
         slower = [r | {"e2e_s": r["e2e_s"] * (1.3 if r["role"] == "variant" else 1)} for r in records]
         path.write_text("".join(json.dumps(r) + "\n" for r in slower))
+        sign_records(path.parent)
     rows = rows_in(sweep, plan)
     assert "A/A says different" in rows["onnxruntime"]["host_unfit"]
     assert {row["verdict"] for row in rows.values()} == {"cannot tell"}

@@ -125,7 +125,7 @@ DAMAGE = {
     "a changed trace": (f"{CELL}/trace/operators.csv", cut, "operators.csv: is not the file that was made"),
     "a trace cut off": (f"{CELL}/trace.json", cut, "trace.json: cannot be read (not valid JSON"),
     "a calibration cut off": (f"{CALIBRATION}/calibration.json", cut, "calibration.json: cannot be read (not valid"),
-    "a calibration's records": (f"{CALIBRATION}/aa/replicate-1/latency.jsonl", cut, "latency.jsonl: is not the file"),
+    "a calibration's records": (f"{CALIBRATION}/aa/replicate-1/latency.jsonl", cut, "the last record is cut off"),
     "a calibration's picture": (f"{CALIBRATION}/power.png", Path.unlink, "power.png: missing"),
     "a calibration's report": (f"{CALIBRATION}/report.html", cut, "report.html: is cut off"),
     "a page of updates cut off": ("update.html", cut, "update.html: is cut off"),

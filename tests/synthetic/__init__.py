@@ -18,7 +18,7 @@ from synthetic.plan import (
     true_speedup,
     truth_of,
 )
-from synthetic.replicates import STARTED_UNIX_S, records_of_steps
+from synthetic.replicates import STARTED_UNIX_S, digests, records_of_steps
 from synthetic.results import EXPORT_S, make_results
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "Failure",
     "Truth",
     "artifact_name",
+    "digests",
     "draw",
     "make_plan",
     "make_results",

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from diffsweep.measure.records import LatencyRecord
+from diffsweep.sweep.files import digest_file
 from synthetic.cells import Cell, outcome, write_json, write_lines
 from synthetic.plan import artifact_name
 
@@ -46,6 +47,7 @@ def write_replicate(folder: Path, cell: Cell, replicate: int) -> None:
             "disturbed_blocks": [],
             "levels": levels,
             "seconds": {"start": 5.2, "warmup": 3.0, "latency": 24.0, "capacity": 15.0, "end": 0.3},
+            "files": digests(folder),
         },
     )
 
@@ -53,6 +55,11 @@ def write_replicate(folder: Path, cell: Cell, replicate: int) -> None:
 def is_loaded(cell: Cell, replicate: int) -> bool:
     protocol = cell.plan["protocol"]
     return replicate <= protocol.get("load_replicates", protocol["replicates"])
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """The digest of each record file of a replicate, by name."""
+    return {path.name: digest_file(path) for path in sorted(folder.glob("*.jsonl"))}
 
 
 def shares_server(cell: Cell) -> bool:
@@ -182,10 +189,11 @@ def capacity_records(cell: Cell, replicate: int, rng: np.random.Generator) -> li
 
 
 def records_of_steps(
-    variant_steps_s: Sequence[Sequence[float]], baseline_steps_s: Sequence[Sequence[float]]
+    variant_steps_s: Sequence[Sequence[float]], baseline_steps_s: Sequence[Sequence[float]], replicate: int = 1
 ) -> list[LatencyRecord]:
     """The latency records of one replicate with these steps, one list a request, and 10 ms for all else."""
-    shared = {"schema": 1, "run": "r", "model": "m", "target": "t", "variant": "v", "replicate": 1, "prompt_id": "p"}
+    shared = {"schema": 1, "run": "r", "model": "m", "target": "t", "variant": "v", "prompt_id": "p"}
+    shared |= {"replicate": replicate}
     shared |= {"warmup": False, "status": "ok", "error": None, "sent_unix_s": 1e9, "queue_s": 0.0, "residual_s": 0.0}
     shared |= {"prompt_encode_s": 0.004, "decode_s": 0.003, "image_encode_s": 0.002, "transfer_s": 0.001}
     return [

@@ -47,7 +47,7 @@ def read_arrivals(folder: Path) -> Arrivals:
         outcome = notes["outcome"]
         if outcome["status"] != "ok":
             return Arrivals(notes.get("objective_s"), reason=outcome["reason"] or outcome["status"])
-        return arrivals_of(notes, read_capacity(folder / "arrivals.jsonl"))
+        return arrivals_of(notes, read_capacity(folder / "arrivals.jsonl", notes))
     except (FileNotFoundError, ValueError, KeyError) as error:
         return Arrivals(None, reason=f"the results cannot be read: {error}")
 

@@ -150,7 +150,10 @@ def read_stage(path: Path, stage: str) -> tuple[Mapping | None, Ending]:
         return None, Ending(FAILED, f"{stage}: no result ({path.name} is missing)")
     except ValueError as error:
         return None, Ending(FAILED, f"{stage}: {error}")
-    return document, ending_of(document, stage)
+    try:
+        return document, ending_of(document, stage)
+    except (KeyError, TypeError):
+        return None, Ending(FAILED, f"{stage}: {path}: it does not say how the stage ended")
 
 
 def ending_of(document: Mapping, stage: str) -> Ending:
@@ -185,12 +188,13 @@ def read_replicates(source: Source, target: str, folder: Path) -> tuple[list[Rep
 def read_replicate(number: int, notes: Mapping, where: Path) -> Replicate:
     """A replicate with its records. Raises FileNotFoundError and CorruptRecords."""
     resources = where / "resources.jsonl"
+    sampled = resources.exists() or resources.name in notes.get("files", {})
     return Replicate(
         number,
         notes,
-        latency=records.valid(records.read_latency(where / "latency.jsonl")),
-        capacity=records.valid(records.read_capacity(where / "capacity.jsonl")),
-        resources=records.read_resources(resources) if resources.exists() else [],
+        latency=records.valid(records.read_latency(where / "latency.jsonl", notes)),
+        capacity=records.valid(records.read_capacity(where / "capacity.jsonl", notes)),
+        resources=records.read_resources(resources, notes) if sampled else [],
     )
 
 

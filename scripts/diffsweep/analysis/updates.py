@@ -17,7 +17,7 @@ from diffsweep.analysis.columns import estimate_in
 from diffsweep.analysis.comparison import Amount, Ground, Images, Limits, Quality, Speed
 from diffsweep.analysis.states import UNRECORDED, Key, State, measured_anew, shared_replicates
 from diffsweep.sweep.environments import PROJECT
-from diffsweep.sweep.files import read_json
+from diffsweep.sweep.files import digest_file, read_json
 from diffsweep.sweep.variants import AXES
 
 # What became of a variant.
@@ -175,6 +175,9 @@ def _quality(old: State, new: State, key: Key, limits: Limits) -> Quality:
 def read_images(folder: Path) -> Images:
     """What a cell's images.json, scores.parquet and features.npy say of its images. Raises OSError, ValueError."""
     entries, scores = read_json(folder / "images.json")["images"], read_json(folder / "quality.json")
+    for name, digest in scores.get("files", {}).items():
+        if digest_file(folder / name) != digest:
+            raise ValueError(f"{folder / name}: is not the file that was made: its digest differs from quality.json's")
     table = pyarrow.parquet.read_table(folder / "scores.parquet", columns=["seed", "clip_score"]).to_pydict()
     if table["seed"] != [entry["seed"] for entry in entries]:
         raise ValueError("scores.parquet and images.json are not of the same images")

@@ -16,7 +16,7 @@ from typing import Any
 
 from diffsweep.analysis.keeping import altered, kept
 from diffsweep.analysis.places import CellPlace, each_cell
-from diffsweep.measure.records import CapacityRecord, LatencyRecord, read_capacity, read_latency, read_resources
+from diffsweep.measure.records import read_capacity, read_latency, read_resources
 from diffsweep.sweep.files import digest_file, list_files, partial_paths, read_json
 from diffsweep.sweep.privacy import find_private
 
@@ -27,7 +27,7 @@ FORCED = "(snakemake --forcerun)"
 AGAIN = f"make it anew {FORCED}"
 RECEIPT = re.compile(r"(\S+==\S+\n)+")
 OF_CALIBRATION = ("calibration.csv", "aa.png", "aa.svg", "power.png", "power.svg")
-READERS = {"latency.jsonl": read_latency, "capacity.jsonl": read_capacity}
+READERS = {"latency.jsonl": read_latency, "capacity.jsonl": read_capacity, "resources.jsonl": read_resources}
 
 
 @dataclass
@@ -222,36 +222,19 @@ def check_replicate(cell: CellPlace, folder: Path, findings: Findings) -> None:
         return
     check_input(path, notes, "artifact", cell.manifest, findings)
     check_input(path, notes, "baseline", cell.baseline_manifest, findings)
-    check_measured(path, notes, {**READERS, "resources.jsonl": read_resources}, findings)
+    check_measured(path, notes, READERS, findings)
 
 
 def check_measured(path: Path, notes: Mapping, readers: Mapping[str, Callable], findings: Findings) -> None:
     """Are the records of the job with the document `path` the ones that it made, and whole? readers: by file name."""
-    folder = path.parent
-    check_files(folder, notes.get("files", {}), findings, path.name)
     for name, read in readers.items():
         try:
-            records = read(folder / name)
-            if read is not read_resources:  # a sample does not say whose it is
-                check_records(folder / name, records, notes, findings)
+            read(path.with_name(name), notes)
         except FileNotFoundError:
-            continue  # told above
+            if name in notes.get("files", {}):
+                findings.add(path.with_name(name), f"missing; make {path.name} anew {FORCED}")
         except ValueError as error:
             findings.problems.append(f"{error}; make {path.name} beside it anew {FORCED}")
-
-
-def check_records(
-    path: Path, records: list[LatencyRecord] | list[CapacityRecord], notes: Mapping, findings: Findings
-) -> None:
-    """Does every record belong to the replicate that it lies in?"""
-    for key in ("run", "model", "target", "variant", "replicate"):
-        for number, record in enumerate(records, start=1):
-            if getattr(record, key) != notes.get(key):
-                findings.problems.append(
-                    f"{path}:{number}: mixed from two runs: its {key} is {getattr(record, key)!r}, the replicate's "
-                    f"{notes.get(key)!r}; make the document beside it anew {FORCED}"
-                )
-                return
 
 
 def check_images(folder: Path, images: Mapping, findings: Findings) -> None:

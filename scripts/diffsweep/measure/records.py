@@ -4,30 +4,36 @@ All times are seconds. A field that does not apply is null; fields that a reader
 later versions can add some.
 """
 
+import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, Field, asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
-from types import UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin
+from types import MappingProxyType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 SCHEMA = 1
+LARGEST = 1e12  # of any number; JSON knows larger ones, up to 1e999, which is infinite
+DIFFERENCES = ("transfer_s", "residual_s")  # of two clocks: the only times that may be below zero
+PARTS = ("prompt_encode_s", "step_s", "decode_s", "image_encode_s")
+OWNER = ("run", "model", "target", "variant", "replicate")
+NO_JOB: Mapping = MappingProxyType({})
 
 
 class CorruptRecords(ValueError):
-    """A record file that must not be used; the message names the file, the line and what is wrong there."""
+    """A record file that must not be used; the message names the file, the line if it is one, and what is wrong."""
 
 
 @dataclass(frozen=True)
 class LatencyRecord:
     """One request of the paired measurement (METHOD.md, "Clocks").
 
-    role: "variant" or "baseline"; block: 0 for warm-up, then 1, 2, ...; order: the request's place in the replicate;
-    status: "ok" or "error"; error: its kind. e2e_s is the client's, from before the request is sent until its last
-    byte is there. e2e_s = queue_s + prompt_encode_s + setup_s + sum(step_s) + decode_s + image_encode_s + transfer_s
-    + residual_s: transfer_s is what passes outside of the server's handler, residual_s what nothing else accounts for.
-    Records without setup_s are older, and have that time in residual_s.
+    block: 0 for warm-up, then 1, 2, ...; order: the request's place in the replicate; error: its kind. e2e_s is the
+    client's, from before the request is sent until its last byte is there. e2e_s = queue_s + prompt_encode_s + setup_s
+    + sum(step_s) + decode_s + image_encode_s + transfer_s + residual_s: transfer_s is what passes outside of the
+    server's handler, residual_s what nothing else accounts for. Records without setup_s are older, and have that time
+    in residual_s.
     attempt: 1, and one more each time that a disturbed pair of blocks was measured again; `valid` leaves out what was
     thereby replaced.
     """
@@ -37,14 +43,14 @@ class LatencyRecord:
     model: str
     target: str
     variant: str
-    role: str
+    role: Literal["variant", "baseline"]
     replicate: int
     block: int
     order: int
     prompt_id: str
     seed: int
     warmup: bool
-    status: str
+    status: Literal["ok", "error"]
     error: str | None
     sent_unix_s: float
     e2e_s: float | None
@@ -63,7 +69,7 @@ class LatencyRecord:
 
 @dataclass(frozen=True)
 class CapacityRecord:
-    """One request under load. scenario: "steps" (closed loop) or "arrivals" (open loop); level: clients or requests/s.
+    """One request under load. scenario: a closed loop (steps) or an open one (arrivals); level: clients or requests/s.
 
     sent_s and done_s count from the start of the level; scheduled_s is null in a closed loop, where nothing is
     scheduled. steady: completed inside the window that throughput is taken from. images: how many came back. trial:
@@ -76,12 +82,12 @@ class CapacityRecord:
     model: str
     target: str
     variant: str
-    scenario: str
+    scenario: Literal["steps", "arrivals"]
     level: float
     scheduled_s: float | None
     sent_s: float
     done_s: float
-    status: str
+    status: Literal["ok", "error"]
     error: str | None
     images: int
     replicate: int
@@ -112,6 +118,7 @@ class ResourceSample:
 
 Record = TypeVar("Record", LatencyRecord, CapacityRecord, ResourceSample)
 Measured = TypeVar("Measured", LatencyRecord, CapacityRecord)
+Problem = Callable[[Any], str | None]
 
 
 class RecordWriter:
@@ -130,19 +137,23 @@ class RecordWriter:
         self._file.close()
 
 
-def read_latency(path: Path | str) -> list[LatencyRecord]:
+# `job` is the document that the job which made the records left beside them (replicate.json, arrivals.json): they must
+# be the very file whose digest it names, and of its variant. What an earlier version did not write is not asked for.
+
+
+def read_latency(path: Path | str, job: Mapping = NO_JOB) -> list[LatencyRecord]:
     """All records of a latency.jsonl. Raises CorruptRecords, and FileNotFoundError."""
-    return list(_read(path, LatencyRecord))
+    return _read(path, LatencyRecord, job, _latency_problem, _clocks_problem())
 
 
-def read_capacity(path: Path | str) -> list[CapacityRecord]:
+def read_capacity(path: Path | str, job: Mapping = NO_JOB) -> list[CapacityRecord]:
     """All records of a capacity.jsonl. Raises CorruptRecords, and FileNotFoundError."""
-    return list(_read(path, CapacityRecord))
+    return _read(path, CapacityRecord, job, _capacity_problem)
 
 
-def read_resources(path: Path | str) -> list[ResourceSample]:
+def read_resources(path: Path | str, job: Mapping = NO_JOB) -> list[ResourceSample]:
     """All samples of a resources.jsonl. Raises CorruptRecords, and FileNotFoundError."""
-    return list(_read(path, ResourceSample))
+    return _read(path, ResourceSample, job)
 
 
 def valid(records: Sequence[Measured]) -> list[Measured]:
@@ -159,20 +170,95 @@ def _part_of(record: LatencyRecord | CapacityRecord) -> Any:
     return record.block if isinstance(record, LatencyRecord) else (record.scenario, record.level, record.trial)
 
 
-def _read(path: Path | str, kind: type[Record]) -> Iterator[Record]:
+def _read(path: Path | str, kind: type[Record], job: Mapping, *problems: Problem) -> list[Record]:
+    """Line after line, hashed on the way, so that a file is read once."""
     checks, defaults = _known_of(kind)
+    problems = (_owner_problem(job, checks), *problems)
+    found, digest = [], hashlib.sha256()
     with open(path, "rb") as handle:
         for number, line in enumerate(handle, start=1):
+            digest.update(line)
             try:
-                yield _parse(line, kind, checks, defaults)
+                record = _parse(line, kind, checks, defaults)
+                for problem in problems:
+                    if told := problem(record):
+                        raise ValueError(told)
             except ValueError as error:
                 raise CorruptRecords(f"{path}:{number}: {error}") from None
+            found.append(record)
+    if job.get("files", {}).get(Path(path).name, wanted := f"sha256:{digest.hexdigest()}") != wanted:
+        raise CorruptRecords(
+            f"{path}: is not the file that was made: its digest differs (each of its {len(found)} lines can be read)"
+        )
+    return found
+
+
+# --- what is wrong with a record: None, or a clause ---
+
+
+def _owner_problem(job: Mapping, names: Mapping) -> Problem:
+    owner = [(key, job[key]) for key in OWNER if key in job and key in names]
+
+    def problem(record: Record) -> str | None:
+        for key, wanted in owner:
+            if getattr(record, key) != wanted:
+                return f"mixed from two runs: its {key} is {getattr(record, key)!r}, that of the job {wanted!r}"
+        return None
+
+    return problem
+
+
+def _latency_problem(record: LatencyRecord) -> str | None:
+    if record.status == "ok" and not record.e2e_s:
+        return f"e2e_s is {record.e2e_s!r}, and status 'ok'"
+    return _error_problem(record)
+
+
+def _capacity_problem(record: CapacityRecord) -> str | None:
+    if record.done_s < record.sent_s:
+        return f"done_s is {record.done_s!r}, before sent_s, {record.sent_s!r}"
+    if record.status == "ok" and record.images < 1:
+        return f"images is {record.images!r}, and status 'ok'"
+    if record.scenario == "arrivals" and None in (record.scheduled_s, record.trial):
+        return "scenario is 'arrivals', and scheduled_s or trial null"
+    return _error_problem(record)
+
+
+def _error_problem(record: LatencyRecord | CapacityRecord) -> str | None:
+    if (record.status == "ok") != (record.error is None):
+        return f"status is {record.status!r}, and error {record.error!r}"
+    return None
+
+
+def _clocks_problem() -> Problem:
+    """Of one file: the requests of a role have the same parts and steps, since they are compared part by part."""
+    first: dict[str, list[int]] = {}
+
+    def problem(record: LatencyRecord) -> str | None:
+        if record.status != "ok":
+            return None
+        times = [_times(getattr(record, name)) for name in PARTS]
+        wanted = first.setdefault(record.role, times)
+        if times == wanted:
+            return None
+        name, here, there = next(each for each in zip(PARTS, times, wanted, strict=True) if each[1] != each[2])
+        return f"{name} holds {here} times; {there} in the {record.role}'s first record"
+
+    return problem
+
+
+def _times(value: float | list[float] | None) -> int:
+    """How many times a clock shows; 0 when it was not read."""
+    return len(value) if type(value) is list else int(value is not None)
+
+
+# --- what is wrong with a line: ValueError ---
 
 
 @cache
 def _known_of(kind: type[Record]) -> tuple[dict, dict]:
     """The check of each field of a record, and the values of those that may be missing."""
-    checks = {field.name: _check_of(field.type) for field in fields(kind)}
+    checks = {field.name: _check_of_field(field) for field in fields(kind)}
     return checks, {field.name: field.default for field in fields(kind) if field.default is not MISSING}
 
 
@@ -205,8 +291,21 @@ def _refuse_constant(word: str) -> None:
 _DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
+def _check_of_field(field: Field) -> Callable[[Any], bool]:
+    """value -> bool: whether a JSON value fits a field: its type, and the range of its numbers, if it has any."""
+    fits, plain = _check_of(field.type), get_args(field.type) or (field.type,)
+    least = 0.0 if field.name.endswith("_s") and field.name not in DIFFERENCES else -LARGEST
+    if list[float] in plain:
+        return lambda value: fits(value) and (not value or (least <= min(value) and max(value) <= LARGEST))
+    if float in plain:
+        return lambda value: fits(value) and (value is None or least <= value <= LARGEST)
+    return fits
+
+
 def _check_of(kind: Any) -> Callable[[Any], bool]:
     """value -> bool: whether a JSON value fits a field's type. By exact types: True is no int here."""
+    if get_origin(kind) is Literal:
+        return get_args(kind).__contains__
     options = get_args(kind) if get_origin(kind) in (UnionType, Union) else (kind,)
     plain = frozenset(plain for option in options if get_origin(option) is None for plain in _types_of(option))
     containers = [_container_check(option) for option in options if get_origin(option) is not None]
