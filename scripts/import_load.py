@@ -15,13 +15,13 @@ import statistics
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TextIO
 
 from diffsweep.measure.capacity import disagreement, littles_law, littles_law_slack, why_invalid, window_of
-from diffsweep.measure.records import SCHEMA, CapacityRecord, RecordWriter
+from diffsweep.measure.records import LARGEST, SCHEMA, CapacityRecord, RecordWriter
 from diffsweep.sweep.files import atomic, write_json
 from diffsweep.sweep.runs import current_run
 
@@ -184,8 +184,8 @@ def locust_requests(lines: Iterator[tuple[int, dict]]) -> list[Request]:
             counted = line.get("requests")
             break
         sent_s, took_s = number_in(line, "sent_unix_s", number), number_in(line, "response_s", number)
-        images = int(number_in(line, "images", number))
-        requests.append(Request(str(line.get("client")), sent_s, sent_s + took_s, images, line.get("error")))
+        request = Request(str(line.get("client")), sent_s, sent_s + took_s, 0, line.get("error"))
+        requests.append(judged(request, int(number_in(line, "images", number))))
     if counted is None:
         raise Unreadable(f"cut off: Locust's last line, the count, is missing after {len(requests)} requests")
     if counted != len(requests):
@@ -197,41 +197,71 @@ def locust_requests(lines: Iterator[tuple[int, dict]]) -> list[Request]:
 
 
 def k6_requests(lines: Iterator[tuple[int, dict]]) -> list[Request]:
-    """k6's points: of each request one http_reqs and one http_req_duration (milliseconds), dated at its end."""
-    requests, seen = [], Counter()
+    """k6's points: of each request one http_reqs, one http_req_duration (milliseconds), dated at its end, and one of
+    scripts/load/k6.js's own, diffsweep_images: what its reply held. The points of a client are in the order of time.
+    """
+    requests: dict[str, list[Request]] = {}
+    images: dict[str, list[int]] = {}
+    seen: Counter = Counter()
     for number, line in lines:
         if line.get("type") == "Point":
             seen[line.get("metric")] += 1
             if line.get("metric") == "http_req_duration":
-                requests.append(k6_request(line.get("data"), number))
+                request = k6_request(line.get("data"), number)
+                requests.setdefault(request.client, []).append(request)
+            elif line.get("metric") == "diffsweep_images":
+                client, count = k6_images(line.get("data"), number)
+                images.setdefault(client, []).append(count)
     if not seen["diffsweep_complete"]:
         raise Unreadable("cut off, or by another script: it has no diffsweep_complete, scripts/load/k6.js's last point")
-    if seen["http_reqs"] != len(requests):
-        raise Unreadable(f"lines are missing: {seen['http_reqs']} requests and {len(requests)} durations")
-    return requests
+    if seen["http_reqs"] != seen["http_req_duration"]:
+        raise Unreadable(f"lines are missing: {seen['http_reqs']} requests and {seen['http_req_duration']} durations")
+    counts = {client: (len(requests.get(client, ())), len(images.get(client, ()))) for client in requests | images}
+    for client, (asked, looked) in counts.items():
+        if asked != looked:
+            told = f"{asked} requests of client {client} and {looked} diffsweep_images"
+            raise Unreadable(f"lines are missing, or it is by another script than scripts/load/k6.js: {told}")
+    return [judged(*pair) for client in requests for pair in zip(requests[client], images[client], strict=True)]
+
+
+def judged(request: Request, images: int) -> Request:
+    """With what its reply held: without an image it is an error, whatever its status."""
+    return replace(request, images=images, error=request.error or (None if images else "garbage"))
 
 
 def k6_request(data: Mapping | None, number: int) -> Request:
-    """One http_req_duration point. Raises Unreadable."""
+    """One http_req_duration point, the images not counted yet. Raises Unreadable."""
+    client = k6_client(data, number)
+    try:
+        done_s, status = datetime.fromisoformat(data["time"]).timestamp(), data["tags"]["status"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise Unreadable(f"line {number} is not a request of k6: {type(error).__name__}: {error}") from None
+    took_s = number_in(data, "value", number) / 1000
+    error = {"200": None, "0": "connection"}.get(status, f"http {status}")
+    return Request(client, done_s - took_s, done_s, 0, error)
+
+
+def k6_images(data: Mapping | None, number: int) -> tuple[str, int]:
+    """(client, images in a reply) of one diffsweep_images point. Raises Unreadable."""
+    return k6_client(data, number), int(number_in(data, "value", number))
+
+
+def k6_client(data: Mapping | None, number: int) -> str:
+    """Whose point it is. vu is a system tag that has to be asked for; newer versions put it under metadata."""
     try:
         tags, metadata = data["tags"] or {}, data.get("metadata") or {}
-        done_s, images = datetime.fromisoformat(data["time"]).timestamp(), int(tags.get("images", 1))
-        took_s = number_in(data, "value", number) / 1000
-        # vu is a system tag that has to be asked for; newer versions put it under metadata.
         client = tags.get("client") or tags.get("vu") or metadata.get("vu")
-        status = tags["status"]
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise Unreadable(f"line {number} is not a request of k6: {type(error).__name__}: {error}") from None
+    except (KeyError, TypeError, AttributeError) as error:
+        raise Unreadable(f"line {number} is not a point of k6: {type(error).__name__}: {error}") from None
     if client is None:
         raise Unreadable(f"line {number} has no client's number: use scripts/load/k6.js, or k6's system tag vu")
-    error = {"200": None, "0": "connection"}.get(status, f"http {status}")
-    return Request(str(client), done_s - took_s, done_s, images, error)
+    return str(client)
 
 
 def number_in(line: Mapping, name: str, number: int) -> float:
     value = line.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise Unreadable(f"line {number}: {name} is {str(value)[:40]!r}, not a number")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= LARGEST:
+        raise Unreadable(f"line {number}: {name} is {str(value)[:40]!r}, not a number that it can be")
     return value
 
 
@@ -251,6 +281,7 @@ def k6_summary(text: str) -> dict:
         else:
             metrics = {name: metric.get("values", metric) for name, metric in document["metrics"].items()}
         requests, failed, took = (metrics[name] for name in ("http_reqs", "http_req_failed", "http_req_duration"))
+        failed = metrics.get("diffsweep_failed", failed)  # of scripts/load/k6.js, which looks into the replies
         failed_share = failed["rate"] if "rate" in failed else failed["value"]
         clients = metrics.get("vus", metrics["vus_max"])["max"]  # vus is sampled: a short run has none
         milliseconds = {"mean": took["avg"], "p50": took["med"], "p95": took.get("p(95)"), "max": took["max"]}

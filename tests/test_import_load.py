@@ -51,12 +51,13 @@ def k6_point(metric, value, unix_s, **tags):
     return {"metric": metric, "type": "Point", "data": {"time": time, "value": value, "tags": tags}}
 
 
-def k6_text(requests, statuses=None, complete=True, **more):
+def k6_text(requests, statuses=None, complete=True, images=None, **more):
     """Lines as k6's documentation shows them ("Results output", JSON), with the tags of scripts/load/k6.js."""
     lines = []
     for number, (client, sent, done) in enumerate(requests):
         status = (statuses or {}).get(number, "200")
-        tags = {"client": str(client + 1), "images": "1", "status": status, "method": "POST", **more}
+        client_tag = {"client": str(client + 1)}
+        tags = {**client_tag, "status": status, "method": "POST", **more}
         ended_s = BEGAN_S + done
         for metric, value in (
             ("http_reqs", 1),
@@ -67,6 +68,9 @@ def k6_text(requests, statuses=None, complete=True, **more):
                 about = {"name": metric, "type": "trend", "contains": "time", "thresholds": [], "submetrics": None}
                 lines.append({"type": "Metric", "data": about, "metric": metric})
             lines.append(k6_point(metric, value, ended_s, **tags))
+        found = 0 if status != "200" else (images or {}).get(number, 1)
+        lines.append(k6_point("diffsweep_images", found, ended_s + 0.001, **client_tag))
+        lines.append(k6_point("diffsweep_failed", int(not found), ended_s + 0.001, **client_tag))
         lines.append(k6_point("vus", CLIENTS, ended_s))
     if complete:
         lines.append(k6_point("diffsweep_complete", 1, BEGAN_S + SECONDS + 2))
@@ -112,6 +116,22 @@ def test_errors_keep_their_kind_and_make_the_level_invalid():
     assert errors == ["http 429", "connection", "http 500"] and not any(r.images for r in records if r.error)
     level = figures(records)
     assert not level["valid"] and level["reason"] == f"3 of {len(records)} requests failed"
+
+
+def locust_images(requests, images):
+    """Locust's events, with other numbers of images in some replies."""
+    lines = [json.loads(line) for line in locust_text(requests).splitlines()]
+    for number, count in images.items():
+        lines[number + 1]["images"] = count
+    return "".join(json.dumps(line) + "\n" for line in lines)
+
+
+@pytest.mark.parametrize("text", [locust_images, lambda requests, images: k6_text(requests, images=images)])
+def test_images_are_those_that_came_back_and_a_reply_without_one_is_an_error(text):
+    records, _ = records_of(text(closed_loop(), {20: 2, 30: 0}))
+    assert [r.images for r in records].count(2) == 1
+    assert [(r.status, r.images) for r in records if r.error == "garbage"] == [("error", 0)]
+    assert figures(records)["reason"] == f"1 of {len(records)} requests failed"
 
 
 def test_k6_own_number_of_a_client_will_do():
@@ -169,6 +189,13 @@ def test_the_summaries_of_k6_give_one_level(document, indent):
     assert level["littles_law"] == pytest.approx(238 / 60 * 0.99 / 4) and level["valid"]
 
 
+def test_a_summary_counts_replies_of_garbage_where_the_script_found_them():
+    found = json.loads(json.dumps(FLAT))
+    found["metrics"]["diffsweep_failed"] = {"passes": 24, "fails": 216, "value": 0.1}
+    level = read(io.StringIO(json.dumps(found)))
+    assert level["errors"] == 24 and level["requests_per_s"] == pytest.approx(216 / 60)
+
+
 def test_a_summary_in_other_units_does_not_pass_for_a_measurement():
     wrong = json.loads(json.dumps(FLAT))
     wrong["metrics"]["http_req_duration"] = {key: value / 1000 for key, value in TREND.items()}
@@ -195,7 +222,19 @@ BROKEN = {
     "one request each": (locust_text(closed_loop()[:CLIENTS]), "too short"),
     "a client had no answer": (locust_text(closed_loop()[: CLIENTS - 1]), "3 of 4 clients had an answer"),
     "not a number": (locust_text(closed_loop()).replace("0.25,", '"fast",', 1), "line 2: response_s is 'fast', not a"),
+    "infinite": (
+        locust_text(closed_loop()).replace("0.25,", "1e999,", 1),
+        "line 2: response_s is 'inf', not a number that it can be",
+    ),
+    "less than no image": (
+        locust_text(closed_loop()).replace('"images": 1', '"images": -1', 1),
+        "line 2: images is '-1', not a number that it can be",
+    ),
     "no client": (k6_text(closed_loop()).replace('"client"', '"klient"'), "line 4 has no client's number"),
+    "nobody looked into the replies": (
+        "".join(line for line in lines if "diffsweep_images" not in line),
+        "21 requests of client 1 and 0 diffsweep_images",
+    ),
     "another summary": (json.dumps({"metrics": {"grpc_reqs": {}}}), "not a summary of k6's http requests: KeyError"),
     "another list": ("[1, 2]", "not a summary of k6's"),
     "prose": ("no file of a load generator\n", "neither Locust's or k6's lines"),

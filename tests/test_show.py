@@ -10,12 +10,13 @@ import sys
 from contextlib import redirect_stdout
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 
 import synthetic
-from diffsweep.show import costs, figures, selection, sentences, style
+from diffsweep.show import costs, figures, samples, selection, sentences, style
 from diffsweep.show.cells import read_cells
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -320,6 +321,21 @@ def test_several_models_and_targets(tmp_path):
     assert len(page.ids) == len(set(page.ids)) and {t[1:] for t in page.targets} <= set(page.ids)
     assert len(index["pictures"]) == 2 * len(figures.names(3))
     assert "pareto-latency-fid--other--far.svg" in {file for p in index["pictures"] for file in p["files"]}
+
+
+def test_an_image_that_is_not_the_one_that_was_made_is_not_shown(tmp_path):
+    sweep = synthetic.make_results(tmp_path, small_plan(VARIANTS[:2], images=2))
+    names = [variant["name"] for variant in VARIANTS[:2]]
+    rows = [{"variant": name, "status": "ok"} for name in names]
+    cell = SimpleNamespace(folder=sweep, model="reference", target="local", rows=rows)
+    assert all(image is not None for found in samples.sample_images(cell, 2).images.values() for image in found)
+    paths = [sorted((sweep / "reference/local" / name / "images").glob("*.png"))[1] for name in names]
+    paths[0].write_bytes(paths[0].with_name(paths[0].name.replace("0001-1", "0000-0")).read_bytes())  # another's
+    paths[1].write_bytes(paths[1].read_bytes()[:-20])  # cut off
+    assert [[image is None for image in samples.sample_images(cell, 2).images[name]] for name in names] == [
+        [False, True],
+        [False, True],
+    ]
 
 
 def test_an_unfit_host_is_named_on_every_picture(tmp_path, report, sweep):

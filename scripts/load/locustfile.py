@@ -53,10 +53,8 @@ def note(response_time, response, context, exception, start_time, **_) -> None:
     if status != 200:
         error = f"http {status}" if status else "connection"
     else:
-        try:
-            images = len(response.json()["data"])
-        except (ValueError, KeyError, TypeError):
-            error = "garbage"
+        images = images_in(response)
+        error = None if images else "garbage"
     Records.requests += 1
     Records.write(
         client=context["client"],
@@ -65,6 +63,15 @@ def note(response_time, response, context, exception, start_time, **_) -> None:
         error=error or (exception and type(exception).__name__),
         images=images,
     )
+
+
+def images_in(response) -> int:
+    """How many images a reply holds: none unless each entry of its data is one."""
+    try:
+        found = [image["b64_json"] for image in response.json()["data"]]
+    except (ValueError, KeyError, TypeError):
+        return 0
+    return len(found) if all(isinstance(base64, str) and base64 for base64 in found) else 0
 
 
 @events.quitting.add_listener

@@ -1,4 +1,4 @@
-"""Locust against the endpoint agrees with our own load; scripts/load/k6.js sends what the endpoint takes."""
+"""Locust against the endpoint agrees with our own load; scripts/load/k6.js asks for images, and looks for them."""
 
 import json
 import shutil
@@ -78,15 +78,30 @@ def ratios(server, clients, folder):
 
 # k6's modules, as far as the script uses them: what is sent is printed.
 K6 = {
-    "http": "export default { post: (url, body, params) => console.log(JSON.stringify({ url, body, params })) };",
+    "http": "export default { post: (url, body, params) => "
+    "{ console.log(JSON.stringify({ url, body, params })); return globalThis.reply; } };",
     "metrics": "export class Counter { constructor(name) { this.name = name } "
-    "add(value) { console.log(JSON.stringify({ metric: this.name, value })) } }",
+    "add(value, tags) { console.log(JSON.stringify({ metric: this.name, value, tags })) } } "
+    "export class Rate extends Counter {}",
 }
+# Replies, and how many images are in them.
+IMAGE = {"b64_json": "iVBORw0KGgo="}
+REPLIES = [
+    ({"status": 200, "body": json.dumps({"data": [IMAGE, IMAGE]})}, 2),
+    ({"status": 500, "body": json.dumps({"data": [IMAGE]})}, 0),
+    ({"status": 0, "body": None}, 0),
+    ({"status": 200, "body": "<html>"}, 0),
+    ({"status": 200, "body": "{}"}, 0),
+    ({"status": 200, "body": json.dumps({"data": []})}, 0),
+    ({"status": 200, "body": json.dumps({"data": [IMAGE, {"b64_json": ""}]})}, 0),
+    ({"status": 200, "body": json.dumps({"data": "abc"})}, 0),
+]
 CALL = """
 globalThis.__ENV = { CLIENTS: '3', DURATION: '20s', FIELDS: '{"num_inference_steps": 7}' };
 globalThis.__VU = 2; globalThis.__ITER = 5;
 const script = await import('./script.mjs');
-script.default(); script.teardown();
+for (globalThis.reply of REPLIES) script.default();
+script.teardown();
 console.log(JSON.stringify(script.options.scenarios.closed));
 console.log(JSON.stringify(script.handleSummary({ metrics: {} })));
 """
@@ -108,14 +123,18 @@ def test_the_k6_script_sends_requests_that_the_endpoint_takes(node, tmp_path):
     exports = {f"./{name}": f"./{name}.mjs" for name in K6}
     (modules / "package.json").write_text(json.dumps({"name": "k6", "type": "module", "exports": exports}))
     shutil.copy(PROJECT / "scripts" / "load" / "k6.js", tmp_path / "script.mjs")
-    (tmp_path / "call.mjs").write_text(CALL)
+    (tmp_path / "call.mjs").write_text(CALL.replace("REPLIES", json.dumps([reply for reply, _ in REPLIES])))
     done = subprocess.run([node, "call.mjs"], cwd=tmp_path, text=True, capture_output=True)
     assert done.returncode == 0, done.stderr
-    sent, complete, scenario, summary = map(json.loads, done.stdout.splitlines())
+    *asked, complete, scenario, summary = map(json.loads, done.stdout.splitlines())
+    sent, tags = asked[0], {"client": "2"}
+    for (_, count), images, failed in zip(REPLIES, asked[1::3], asked[2::3], strict=True):
+        assert images == {"metric": "diffsweep_images", "value": count, "tags": tags}
+        assert failed == {"metric": "diffsweep_failed", "value": count == 0, "tags": tags}
     wanted = parse_request(sent["body"].encode(), Service("reference", 64, 64, "ddim", 25, 3.0, ("ddim",)))
     assert wanted.steps == 7 and wanted.prompt and wanted.seeds == (2000005,)
     assert sent["url"] == "http://127.0.0.1:8000/v1/images/generations"
-    assert sent["params"]["tags"] == {"client": "2", "images": "1"}
+    assert sent["params"]["tags"] == tags
     assert complete == {"metric": "diffsweep_complete", "value": 1}
     assert (scenario["executor"], scenario["vus"], scenario["duration"]) == ("constant-vus", 3, "20s")
     assert summary == {"k6-summary.json": '{"metrics":{}}'}

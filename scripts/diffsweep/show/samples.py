@@ -9,12 +9,12 @@ from PIL import Image
 
 from diffsweep.show.cells import Cell
 from diffsweep.show.findings import is_ok
-from diffsweep.sweep.files import read_json
+from diffsweep.sweep.files import digest_file, read_json
 
 
 @dataclass(frozen=True)
 class Samples:
-    """prompts and seeds (P,), and per variant P images (H, W, 3) uint8, None where one is missing."""
+    """prompts and seeds (P,), and per variant P images (H, W, 3) uint8, None where there is none to show."""
 
     prompts: Sequence[str]
     seeds: Sequence[int]
@@ -29,7 +29,7 @@ def sample_images(cell: Cell, columns: int) -> Samples:
     first = next((entries for entries in listed.values() if entries), {})
     chosen = list(first)[:columns]
     images = {
-        name: [_read(folders[name] / entries[key]["file"]) if key in entries else None for key in chosen]
+        name: [_read(folders[name], entries[key]) if key in entries else None for key in chosen]
         for name, entries in listed.items()
     }
     return Samples([first[key]["prompt"] for key in chosen], [first[key]["seed"] for key in chosen], images)
@@ -42,8 +42,10 @@ def _listed(path: Path) -> dict[tuple[str, int], Mapping]:
     return {(entry["prompt_id"], entry["seed"]): entry for entry in read_json(path).get("images", [])}
 
 
-def _read(path: Path) -> np.ndarray | None:
-    if not path.exists():
+def _read(folder: Path, entry: Mapping) -> np.ndarray | None:
+    """None when it is missing, or not the image that was made and scored."""
+    path = folder / entry["file"]
+    if not path.exists() or digest_file(path) != f"sha256:{entry['sha256']}":
         return None
     with Image.open(path) as image:
         return np.asarray(image.convert("RGB"))
