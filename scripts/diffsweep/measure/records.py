@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
-from types import MappingProxyType, UnionType
+from types import MappingProxyType, NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 SCHEMA = 1
@@ -172,14 +172,14 @@ def _part_of(record: LatencyRecord | CapacityRecord) -> Any:
 
 def _read(path: Path | str, kind: type[Record], job: Mapping, *problems: Problem) -> list[Record]:
     """Line after line, hashed on the way, so that a file is read once."""
-    checks, defaults = _known_of(kind)
-    problems = (_owner_problem(job, checks), *problems)
+    known = _known_of(kind)
+    problems = (_owner_problem(job, known.checks), *problems)
     found, digest = [], hashlib.sha256()
     with open(path, "rb") as handle:
         for number, line in enumerate(handle, start=1):
             digest.update(line)
             try:
-                record = _parse(line, kind, checks, defaults)
+                record = _parse(line, kind, known)
                 for problem in problems:
                     if told := problem(record):
                         raise ValueError(told)
@@ -255,14 +255,27 @@ def _times(value: float | list[float] | None) -> int:
 # --- what is wrong with a line: ValueError ---
 
 
+@dataclass(frozen=True)
+class _Known:
+    """Of a kind of record: the check of each field; those that look at more than a value's type; the values of fields
+    that may be missing; the fields' types, together, in records that were right: nearly all have the same.
+    """
+
+    checks: Mapping[str, Callable[[Any], bool]]
+    closer: Mapping[str, Callable[[Any], bool]]
+    defaults: Mapping[str, Any]
+    right: set[tuple[type, ...]]
+
+
 @cache
-def _known_of(kind: type[Record]) -> tuple[dict, dict]:
-    """The check of each field of a record, and the values of those that may be missing."""
+def _known_of(kind: type[Record]) -> _Known:
     checks = {field.name: _check_of_field(field) for field in fields(kind)}
-    return checks, {field.name: field.default for field in fields(kind) if field.default is not MISSING}
+    plain = {int, str, bool, NoneType}
+    closer = {f.name: checks[f.name] for f in fields(kind) if not plain.issuperset(get_args(f.type) or (f.type,))}
+    return _Known(checks, closer, {f.name: f.default for f in fields(kind) if f.default is not MISSING}, set())
 
 
-def _parse(line: bytes, kind: type[Record], checks: dict, defaults: dict) -> Record:
+def _parse(line: bytes, kind: type[Record], known: _Known) -> Record:
     if not line.endswith(b"\n"):
         raise ValueError("the last record is cut off (no end of line)")
     try:
@@ -275,13 +288,17 @@ def _parse(line: bytes, kind: type[Record], checks: dict, defaults: dict) -> Rec
         raise ValueError("not a record: not a JSON object")
     if document.get("schema") != SCHEMA:
         raise ValueError(f"schema is {document.get('schema')!r}; this version reads schema {SCHEMA}")
-    document = {**defaults, **document}  # a record of an earlier version lacks what was added since
-    for name, check in checks.items():
-        if name not in document:
-            raise ValueError(f"{name} is missing")
-        if not check(document[name]):
-            raise ValueError(f"{name} is {str(document[name])[:40]!r}, which it cannot be")
-    return kind(**{name: document[name] for name in checks})
+    document = {**known.defaults, **document}  # a record of an earlier version lacks what was added since
+    try:
+        values = {name: document[name] for name in known.checks}
+    except KeyError as error:
+        raise ValueError(f"{error.args[0]} is missing") from None
+    types = tuple(map(type, values.values()))
+    for name, check in (known.closer if types in known.right else known.checks).items():
+        if not check(values[name]):
+            raise ValueError(f"{name} is {str(values[name])[:40]!r}, which it cannot be")
+    known.right.add(types)
+    return kind(**values)
 
 
 def _refuse_constant(word: str) -> None:
@@ -298,7 +315,8 @@ def _check_of_field(field: Field) -> Callable[[Any], bool]:
     if list[float] in plain:
         return lambda value: fits(value) and (not value or (least <= min(value) and max(value) <= LARGEST))
     if float in plain:
-        return lambda value: fits(value) and (value is None or least <= value <= LARGEST)
+        types = frozenset(each for option in plain for each in _types_of(option))
+        return lambda value: type(value) in types and (value is None or least <= value <= LARGEST)
     return fits
 
 
