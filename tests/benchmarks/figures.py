@@ -34,7 +34,7 @@ class Figure:
 
 def circumstances() -> dict:
     """Where, on which code and when this is measured."""
-    here = host.describe(None)
+    here = host.describe()
     return {
         "machine": here["cpu"],
         "cores": here["cores_usable"],
