@@ -18,7 +18,7 @@ from pathlib import Path
 PROJECT = Path(__file__).parents[2]
 sys.path.insert(0, str(PROJECT / "scripts"))
 
-from figures import RATIO, Figure, keep  # noqa: E402
+from figures import RATIO, Figure, conclude  # noqa: E402
 
 from diffsweep.sweep.files import read_json  # noqa: E402
 
@@ -82,11 +82,7 @@ def main() -> None:
     if options.clone.exists():
         sys.exit(f"default_sweep: {options.clone} is there already: name a folder that is not")
     figures = measure(options.clone)
-    for figure in figures:
-        print(figure)
-    if options.out:
-        keep(options.out, Path(__file__).stem, figures)
-    sys.exit(any(figure.missed for figure in figures))
+    sys.exit(conclude(figures, Path(__file__).stem, options.out))
 
 
 if __name__ == "__main__":

@@ -62,3 +62,12 @@ def keep(path: Path, benchmark: str, figures: Sequence[Figure]) -> None:
         writer = csv.DictWriter(handle, COLUMNS)
         writer.writeheader()
         writer.writerows([row for row in earlier if row["benchmark"] != benchmark] + new)
+
+
+def conclude(figures: Sequence[Figure], benchmark: str, out: Path | None) -> int:
+    """Print the figures, keep them at `out` where that is given; the exit code, 1 where a limit is missed."""
+    for figure in figures:
+        print(figure)
+    if out:
+        keep(out, benchmark, figures)
+    return int(any(figure.missed for figure in figures))

@@ -19,7 +19,7 @@ import yaml
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2] / "scripts")]
 
-from figures import Figure, keep  # noqa: E402
+from figures import Figure, conclude  # noqa: E402
 
 import synthetic  # noqa: E402
 from conftest import copy_project  # noqa: E402
@@ -175,11 +175,7 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         os.environ.pop("DIFFSWEEP_RUN", None)
         figures = measure(copy_project(folder))
-    for figure in figures:
-        print(figure)
-    if options.out:
-        keep(options.out, Path(__file__).stem, figures)
-    sys.exit(any(figure.missed for figure in figures))
+    sys.exit(conclude(figures, Path(__file__).stem, options.out))
 
 
 if __name__ == "__main__":
