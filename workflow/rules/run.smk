@@ -5,6 +5,9 @@ import inspect
 import secrets
 import time
 from contextlib import contextmanager
+from functools import lru_cache
+
+from snakemake.jobs import Job
 
 from diffsweep.sweep import explain, sharing
 from diffsweep.sweep.files import remove_partials
@@ -138,8 +141,10 @@ if explain.NOTES_FILE in os.environ:
 
 # --- thousands of jobs -----------------------------------------------------------------------------------------------
 
-# Snakemake asks for a function's signature each time that it calls it, and Python looks for cycles among the jobs' many
-# objects again and again: together a third of the time of a dry run of 10,000 jobs.
+# A third of the time of a dry run of 10,000 jobs: Snakemake asks for a function's signature each time that it calls it,
+# formats a job's shell command three times in a row to list the job, and Python looks for cycles among the jobs' many
+# objects again and again.
 for function in [value for value in globals().values() if inspect.isfunction(value)]:
     function.__signature__ = inspect.signature(function)
+Job.shellcmd = property(lru_cache(maxsize=1)(Job.shellcmd.fget))
 gc.set_threshold(200_000, 20, 100)
