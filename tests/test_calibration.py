@@ -138,8 +138,9 @@ def test_power_grows_with_the_slowdown_and_with_the_replicates():
 
 
 def test_too_few_replicates_give_no_power():
-    assert calibration.least_found([scenario("aa", 0.0, 19)], DEFAULT) is None
-    assert calibration.least_found([scenario("aa", 0.0, 20)], DEFAULT) is not None
+    too_few = DEFAULT.replicates + DEFAULT.aa_replicates - 1
+    assert calibration.least_found([scenario("aa", 0.0, too_few)], DEFAULT) is None
+    assert calibration.least_found([scenario("aa", 0.0, too_few + 1)], DEFAULT) is not None
     assert calibration.power(None, 0.1) is None and calibration.found_from(None) is None
 
 

@@ -24,6 +24,7 @@ from diffsweep.analysis import cost, load, stats  # noqa: E402
 from diffsweep.analysis.stats import Estimate  # noqa: E402
 from diffsweep.measure import capacity  # noqa: E402
 from diffsweep.quality import frechet, resampling  # noqa: E402
+from diffsweep.sweep.plan import PRESETS  # noqa: E402
 
 # --- ways to an interval of the speed-up that were not taken ---
 
@@ -112,7 +113,8 @@ QUANTILE_METHODS: dict[str, Callable[[np.ndarray, float], Estimate | None]] = {
 }
 
 
-def quantile_table(simulations: int, replicates: int = 5, requests: int = 15) -> None:
+def quantile_table(simulations: int) -> None:
+    replicates, requests = (PRESETS["default"][key] for key in ("replicates", "requests"))
     print(
         f"\nquantiles of {replicates} x {requests} requests: coverage % of P50, P90, P95, where there is an interval"
         " (median half-width of P95, %; share with one, %)"

@@ -21,8 +21,8 @@ PRICES = "config/prices.yaml"
 # (A/A) has more of them, since every verdict is judged by the noise that it shows. Which differences each preset finds
 # is measured by `snakemake calibration`.
 PRESETS = {
-    "default": {"replicates": 5, "aa_replicates": 15, "requests": 15},
-    "publish": {"replicates": 16, "aa_replicates": 32, "requests": 15},
+    "default": {"replicates": 5, "aa_replicates": 13, "requests": 20},
+    "publish": {"replicates": 16, "aa_replicates": 32, "requests": 20},
 }
 
 # Folders of a sweep that are not models.
