@@ -482,7 +482,7 @@ def test_the_summary_has_the_rate_with_its_interval(tmp_path):
     assert (row["objective_s"], row["arrivals_runs"]) == (1.5, sum(len(found.trials) for found in searches))
     assert [r["search"] for r in trial_rows(searches)] == sorted(n for n in (1, 2, 3) for _ in searches[n - 1].trials)
     assert other["rate_within_objective_images_per_s"] is None and other["goodput_images_per_s"] is None
-    assert row["knee_clients"] == 2 and row["saturation_clients"] == 4
+    assert row["knee_clients"] == 2 and row["sustained_clients"] == 4
 
 
 def test_a_run_that_was_made_again_replaces_the_first(tmp_path):

@@ -198,10 +198,10 @@ def capacity_fields(plan: Mapping, cell: Cell, reference: Reference) -> Row:
     levels = load.levels_of(records, plan["protocol"].get("objective_s"))
     level = load.sustained(levels)
     rate = level.images_per_s if level else None
-    knee, full = load.knee(levels), load.at_capacity(levels)
+    knee = load.knee(levels)
     row: Row = {"sustained_clients": level.clients if level else None}
     row["request_error"] = level.request_error if level else None
-    row |= {"knee_clients": knee.clients if knee else None, "saturation_clients": full[-1].clients if full else None}
+    row["knee_clients"] = knee.clients if knee else None
     put(row, "images_per_s", rate)
     put(row, "requests_per_s", level.requests_per_s if level else None)
     # Not from pairs: the two throughputs were measured at different times, and the interval says so.
