@@ -433,6 +433,14 @@ def test_a_disk_that_cannot_be_written_is_no_outcome_of_a_variant(capsys, error)
     assert line.startswith("convert: ") and line.endswith("give the same command again")
 
 
+def test_nor_is_it_where_the_log_lies_on_that_disk_too(capsys, monkeypatch):
+    with open("/dev/full", "w", buffering=1) as log, monkeypatch.context() as patched:
+        patched.setattr(sys, "stderr", log)
+        with pytest.raises(SystemExit):
+            run_supervised(fail_with(FULL[0]), stage="convert", timeout_s=60)
+    assert capsys.readouterr().out.endswith("give the same command again\n")
+
+
 def test_a_reason_names_no_home(monkeypatch):
     error = FileNotFoundError(errno.ENOENT, "No such file", f"{PROJECT}/results/x")
     outcome = run_supervised(fail_with(error), stage="convert", timeout_s=60)

@@ -103,15 +103,15 @@ def _run_child(work: Callable[[], None], write_end: int, parent: int) -> None:
         os.write(write_end, f"{KILLED}\n{reason}".encode())
     except BaseException as error:  # the boundary of the process: whatever it was becomes the reason
         status = UNWRITABLE if is_unwritable(error) else "failed"
-        if isinstance(error, Failed):
-            reason = str(error)
-        else:
-            traceback.print_exc()
-            reason = describe(error)
+        reason = str(error) if isinstance(error, Failed) else describe(error)
         os.write(write_end, f"{status}\n{reason}".encode())
+        if not isinstance(error, Failed):
+            with contextlib.suppress(OSError):  # the log may lie on the disk that is full
+                traceback.print_exc()
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):
+                stream.flush()
         os._exit(exit_code)
 
 
