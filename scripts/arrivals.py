@@ -55,7 +55,7 @@ def main() -> None:
         outcome, times = refused, {}
         if refused is None:
             outcome, times = job.run_alone(
-                lambda: measure_arrivals(spec, launch, prompts, objective_s, known["run"], files, keeper),
+                lambda _: measure_arrivals(spec, launch, prompts, objective_s, known["run"], files, keeper),
                 STAGE,
                 spec,
                 options.lock,

@@ -57,34 +57,39 @@ def main() -> None:
         others = [Part(other.spec, shared.aside(other), inputs, keeper) for other in shared.others()]
         outcome, times = supervise(in_turn([ours, *others]), prompts, keeper, options)
         if others and not outcome.ok:
-            print(f"{outcome.reason}; measuring {ours.known['variant']} alone", flush=True)
+            print(f"{outcome.reason}; each variant that is not measured yet goes alone", flush=True)
             shared.give_up()
-            ours = Part(spec, options.out, inputs, keeper)
-            outcome, times = supervise([ours], prompts, keeper, options)
-            others = []
-        for part in (*others, ours):
-            part.finish(outcome, times)
+            if not ours.finished:
+                ours = Part(spec, options.out, inputs, keeper)
+                outcome, times = supervise([ours], prompts, keeper, options)
+        if not ours.finished:
+            ours.finish(outcome, times)
 
 
 class Part:
     """One replicate of one variant: what it is told, and the files it leaves."""
 
     def __init__(self, spec: Mapping, out: Path, inputs: Mapping, keeper: Keeper) -> None:
-        self.spec, self._out = spec, out
+        self.spec, self._document = spec, out / STAGES[STAGE].document
+        self._document.unlink(missing_ok=True)
         self.known = {**identity(spec, current_run()), "baseline": spec["baseline"]["name"]}
         self.known |= {"protocol": spec["protocol"], "inputs": inputs}
         self._growing = job.open_partial(out, *RECORDS)
         self.files = Files(*self._growing, keeper.folder / f"{spec['variant']['name']}.notes.json")
         self.files.notes.unlink(missing_ok=True)
 
-    def turn(self, prompts: Sequence[Prompt]) -> Turn:
+    def turn(self, prompts: Sequence[Prompt], times: Mapping) -> Turn:
         counts = {key: self.spec["protocol"][key] for key in ("warmup", "requests", "block")}
-        return Turn(self.spec, plan_requests(prompts, replicate=self.spec["replicate"], **counts), self.files)
+        requests = plan_requests(prompts, replicate=self.spec["replicate"], **counts)
+        return Turn(self.spec, requests, self.files, lambda: self.finish(Outcome("ok", None, STAGE), times))
 
     def finish(self, outcome: Outcome, times: Mapping) -> None:
         outcome = replace(outcome, attempt=self.spec["attempt"])
-        document = self._out / STAGES[STAGE].document
-        job.finish(document, outcome, {**self.known, **times}, self.files.notes, self._growing)
+        job.finish(self._document, outcome, {**self.known, **times}, self.files.notes, self._growing)
+
+    @property
+    def finished(self) -> bool:
+        return self._document.exists()
 
 
 def in_turn(parts: Sequence[Part]) -> list[Part]:
@@ -124,11 +129,15 @@ def launches_of(spec: Mapping, options: argparse.Namespace) -> dict[str, Launch]
 def supervise(
     parts: Sequence[Part], prompts: Sequence[Prompt], keeper: Keeper, options: argparse.Namespace
 ) -> tuple[Outcome, dict]:
-    """Measure the parts alone on this machine, one after the other, in a child that may die."""
+    """Measure the parts alone on this machine, one after the other, in a child that may die. Each that ends well is
+    finished there and then, whatever becomes of the others."""
     spec = {**parts[0].spec, "timeout_s": sum(part.spec["timeout_s"] for part in parts)}
-    turns, launches = [part.turn(prompts) for part in parts], launches_of(spec, options)
-    run = parts[0].known["run"]
-    return job.run_alone(lambda: measure(turns, launches, run, keeper), STAGE, spec, options.lock)
+    launches, run = launches_of(spec, options), parts[0].known["run"]
+
+    def work(times: Mapping) -> None:
+        measure([part.turn(prompts, times) for part in parts], launches, run, keeper)
+
+    return job.run_alone(work, STAGE, spec, options.lock)
 
 
 if __name__ == "__main__":

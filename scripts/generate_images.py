@@ -17,7 +17,6 @@ import hashlib
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,6 @@ from diffsweep.sweep.sharing import STAGES, Shared
 
 STAGE = "images"
 FOLDER = "images"
-FACTS = ".facts.json"
 MADE = "images.made.json"
 PROGRESS_S = 3.0
 
@@ -44,28 +42,26 @@ def main() -> None:
     inputs = {"artifact": digest_file(options.artifact / "manifest.json")}
 
     def part(spec: Mapping, out: Path, earlier: Path) -> Part:
-        return Part(spec, out, read_earlier(earlier, origin(spec, options.artifact, options.code)))
+        return Part(spec, out, read_earlier(earlier, origin(spec, options.artifact, options.code)), inputs)
 
     ours = part(spec, folder, folder)
     refused = handed_on(made, "convert", STAGE, ours.attempt)
     if refused is not None:
-        with atomic_folder(folder / FOLDER):
-            pass  # none of an earlier run stays beside a manifest that knows of none
-        ours.finish(refused, {}, inputs)
+        ours.fail(refused)
         return
     shared = Shared(STAGE, spec, folder, options.shared)
     if shared.take(inputs):
         say(f"{ours.name}: made before, by a pipeline that was loaded once for several variants")
         return
     others = [part(job.spec, shared.aside(job), Path(job.folder)) for job in shared.others()]
-    outcome, facts = supervise([*others, ours], options.artifact)
+    outcome = supervise([*others, ours], options.artifact)
     if others and not outcome.ok:
-        say(f"{outcome.reason}; making those of {ours.name} alone")
+        say(f"{outcome.reason}; each variant whose images are not made yet goes alone")
         shared.give_up()
-        others = []
-        outcome, facts = supervise([ours], options.artifact)
-    for finished, found in zip([*others, ours], facts, strict=True):
-        finished.finish(outcome, found, inputs)
+        if not ours.finished:
+            outcome = supervise([ours], options.artifact)
+    if not ours.finished:
+        ours.fail(outcome)
 
 
 def parse_options() -> argparse.Namespace:
@@ -92,6 +88,7 @@ class Part:
     spec: Mapping
     out: Path
     earlier: "Earlier"
+    inputs: Mapping
 
     @property
     def name(self) -> str:
@@ -101,35 +98,38 @@ class Part:
     def attempt(self) -> int:
         return self.spec.get("attempt", 0)
 
-    def finish(self, outcome: Outcome, facts: Mapping, inputs: Mapping) -> None:
+    @property
+    def document(self) -> Path:
+        return self.out / STAGES[STAGE].document
+
+    @property
+    def finished(self) -> bool:
+        return self.document.exists()
+
+    def finish(self, outcome: Outcome, facts: Mapping) -> None:
         """Write the manifest, now that the images lie in their place."""
         outcome, run = replace(outcome, attempt=self.attempt), current_run()
         images = [{"run": run, **entry} for entry in facts.get("images", ())]  # one that was kept has its own
         if outcome.ok and self.earlier.origin:
             write_json(self.out / MADE, {"origin": self.earlier.origin, "images": images})
-        document = {**manifest(self.spec, outcome, {**facts, "images": images}), "run": run, "inputs": inputs}
-        write_json(self.out / STAGES[STAGE].document, document)
+        document = {**manifest(self.spec, outcome, {**facts, "images": images}), "run": run, "inputs": self.inputs}
+        write_json(self.document, document)
         say(f"{self.name}: {outcome.status}" + (f": {outcome.reason}" if outcome.reason else ""))
 
-
-def supervise(parts: Sequence[Part], artifact: Path) -> tuple[Outcome, list[dict]]:
-    """Make the images of all parts, by one pipeline in a child that may die: how that ended, and the facts of each."""
-    with ExitStack() as stack:
-        folders = [stack.enter_context(atomic_folder(part.out / FOLDER)) for part in parts]
-        outcome = run_supervised(
-            lambda: make(parts, folders, artifact),
-            stage=STAGE,
-            timeout_s=sum(part.spec.get("timeout_s", 7200) for part in parts),
-        )
-        return outcome, [take_facts(folder, outcome) for folder in folders]
+    def fail(self, outcome: Outcome) -> None:
+        """Without images: none of an earlier run stays beside a manifest that knows of none."""
+        with atomic_folder(self.out / FOLDER):
+            pass
+        self.finish(outcome, {})
 
 
-def take_facts(folder: Path, outcome: Outcome) -> dict:
-    """What the child has noted of the images in `folder`, where only the images stay; none when it did not end well."""
-    facts = read_json(folder / FACTS) if outcome.ok else {}
-    for path in [folder / FACTS] if outcome.ok else list(folder.iterdir()):
-        path.unlink()
-    return facts
+def supervise(parts: Sequence[Part], artifact: Path) -> Outcome:
+    """Make the images of all parts, by one pipeline in a child that may die. Each part is finished as soon as its
+    images are made, whatever becomes of the others."""
+    for part in parts:
+        part.document.unlink(missing_ok=True)
+    timeout_s = sum(part.spec.get("timeout_s", 7200) for part in parts)
+    return run_supervised(lambda: make(parts, artifact), stage=STAGE, timeout_s=timeout_s)
 
 
 def manifest(spec: Mapping, outcome: Outcome, facts: Mapping) -> dict:
@@ -192,8 +192,8 @@ def read_earlier(folder: Path, origin: str | None) -> Earlier:
 # --- in the child, where the heavy imports are -----------------------------------------------------------------------
 
 
-def make(parts: Sequence[Part], folders: Sequence[Path], artifact: Path) -> None:
-    """Fill the folder of each part with its PNGs and the facts about them."""
+def make(parts: Sequence[Part], artifact: Path) -> None:
+    """Make the images of each part, and finish it."""
     from diffsweep.engines import load_engine
     from diffsweep.engines.manifests import peak_memory_bytes, versions
     from diffsweep.engines.prompts import read_suite
@@ -203,9 +203,10 @@ def make(parts: Sequence[Part], folders: Sequence[Path], artifact: Path) -> None
     suite = read_suite(first["suite"]["path"])
     pipeline = load_engine(first["artifact"]["engine"]).load(source_of(first["model"]), artifact, first["artifact"])
     loaded = time.perf_counter()
-    for part, folder in zip(parts, folders, strict=True):
+    for part in parts:
         began = time.perf_counter()
-        images = list(make_images(pipeline, part.spec, suite["prompts"], folder, part.earlier))
+        with atomic_folder(part.out / FOLDER) as folder:
+            images = list(make_images(pipeline, part.spec, suite["prompts"], folder, part.earlier))
         facts = {
             "suite": {"name": suite["name"]},
             "images": [entry for entry, _ in images],
@@ -215,7 +216,7 @@ def make(parts: Sequence[Part], folders: Sequence[Path], artifact: Path) -> None
             "peak_memory_bytes": peak_memory_bytes(),
             "versions": versions(),
         }
-        write_json(folder / FACTS, facts)
+        part.finish(Outcome("ok", None, STAGE), facts)
 
 
 def make_images(

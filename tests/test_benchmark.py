@@ -336,12 +336,31 @@ def test_the_first_job_measures_all_that_need_its_servers(tmp_path):
 
 
 def test_a_server_that_one_variant_brings_down_costs_the_others_nothing(tmp_path):
-    jobs, processes = samplers(tmp_path, fault="exit", at=40)  # a has had its turn of 21 requests, b has not
+    jobs, processes = samplers(tmp_path, fault="exit", at=30)  # a has had its turn of 21 requests, b is in its own
     for job in jobs.values():
         job.run()
     assert [job.outcome["reason"] for job in jobs.values()] == [None, None, None]
-    assert [len(job.replicate["turns"]) for job in jobs.values()] == [1, 1, 1]
-    assert _servers(processes) == 8  # two for all together, then two for each alone
+    assert [len(job.replicate["turns"]) for job in jobs.values()] == [3, 1, 1]
+    assert _servers(processes) == 6  # two for all together, then two for each of b and c alone
+
+
+def test_the_job_that_brings_it_down_takes_nothing_from_those_before(tmp_path):
+    jobs, processes = samplers(tmp_path, fault="exit", at=30)
+    assert "goes alone" in jobs["b"].run() and not jobs["a"].out.exists()
+    assert "measured before" in jobs["a"].run()
+    assert "measured before" not in jobs["c"].run()
+    assert [len(job.replicate["turns"]) for job in jobs.values()] == [3, 1, 1]
+
+
+def test_a_turn_that_has_ended_outlives_the_job_that_was_killed(tmp_path):
+    jobs, processes = samplers(tmp_path, service_s=[0.03])
+    job = jobs["b"].start()
+    wait_for(lambda: list((tmp_path / "shared" / "benchmark" / "done").glob("*/replicate.json")))
+    job.process.kill()
+    job.process.communicate()
+    note(tmp_path, jobs)
+    assert "measured before" in jobs["a"].run()
+    assert jobs["a"].outcome["status"] == "ok" and jobs["a"].latency and _servers(processes) == 2
 
 
 def test_what_was_put_aside_for_other_code_or_from_another_artifact_is_not_taken(tmp_path):

@@ -7,6 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+import generate_images
+from diffsweep import engines
 from diffsweep.sweep.outcomes import Outcome
 from generate_images import Earlier, Part, make_images, origin, read_earlier
 
@@ -63,7 +65,7 @@ def test_every_image_names_the_run_that_made_it(tmp_path, batches, monkeypatch):
         wanted = spec(images, suite={"path": "p.yaml"})
         (folder / "images").mkdir(parents=True)
         made = [entry for entry, _ in make_images(None, wanted, PROMPTS, folder / "images", earlier)]
-        Part(wanted, folder, earlier).finish(Outcome("ok", None, "images"), {"images": made}, {})
+        Part(wanted, folder, earlier, {}).finish(Outcome("ok", None, "images"), {"images": made})
         document = json.loads((folder / "images.json").read_text())
         assert document["run"] == name
         return [entry["run"] for entry in document["images"]]
@@ -72,6 +74,22 @@ def test_every_image_names_the_run_that_made_it(tmp_path, batches, monkeypatch):
     assert finish("second", 12, tmp_path / "b", read_earlier(tmp_path / "a", ORIGIN)) == ["first"] * 8 + ["second"] * 4
     third = finish("third", 14, tmp_path / "c", read_earlier(tmp_path / "b", ORIGIN))
     assert third == ["first"] * 8 + ["second"] * 4 + ["third"] * 2
+
+
+def test_what_breaks_a_pipeline_costs_no_images_that_were_made_before(tmp_path, batches, monkeypatch):
+    """The second of two variants brings the pipeline down that they share."""
+    prompts = tmp_path / "prompts.yaml"
+    prompts.write_text(json.dumps({"name": "seven", "prompts": PROMPTS}))
+    wanted = spec(8, suite={"path": str(prompts)}, artifact={"engine": "fake"})
+    wanted["model"]["path"] = "resources/reference-model"
+    intact, broken = Earlier(tmp_path, None), None
+    parts = [Part(wanted, tmp_path / name, found, {}) for name, found in (("a", intact), ("b", broken), ("c", intact))]
+    monkeypatch.setattr(engines, "load_engine", lambda _: SimpleNamespace(load=lambda *_: None))
+    outcome = generate_images.supervise(parts, tmp_path)
+    assert "NoneType" in outcome.reason and [part.finished for part in parts] == [True, False, False]
+    assert len(json.loads((tmp_path / "a" / "images.json").read_text())["images"]) == 8
+    assert len(list((tmp_path / "a" / "images").glob("*.png"))) == 8
+    assert not list(tmp_path.glob("*/.images.*"))
 
 
 def test_another_origin_keeps_nothing(tmp_path, batches):

@@ -6,7 +6,7 @@ Records and notes are written as it goes on: whatever ends it, what was measured
 """
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -24,11 +24,13 @@ from diffsweep.measure.servers import Launch, Server
 
 @dataclass(frozen=True)
 class Turn:
-    """One variant's replicate: what it is told, what it asks, and where it leaves what it has so far."""
+    """One variant's replicate: what it is told, what it asks, where it leaves what it has so far, and what is called as
+    soon as it has ended well."""
 
     spec: Mapping
     requests: Sequence[Planned]
     files: Files
+    ended: Callable[[], None]
 
 
 def measure(turns: Sequence[Turn], launches: Mapping[str, Launch], run: str, keeper: Keeper) -> None:
@@ -46,6 +48,7 @@ def measure(turns: Sequence[Turn], launches: Mapping[str, Launch], run: str, kee
             replicate = Replicate(turn.spec, identity(turn.spec, run), turn.files, keeper, device, sides)
             with _noted(replicate, turns, launches):
                 starts = _measure_one(replicate, turn.requests, launches, starts, last=turn is turns[-1])
+            turn.ended()
     finally:
         _stop(replicate, *sides)
 

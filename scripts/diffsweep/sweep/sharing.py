@@ -7,6 +7,7 @@ results aside; each of the other jobs takes its own from there. A job that finds
 
 Paths are relative to the folder that Snakemake works in. What is put aside is named by all that Snakemake looks at to
 decide whether a job is done again, so that what a killed run has left is either what the next one wants or nothing.
+Each is put aside as soon as it is there: what ends the first job later costs none of it.
 """
 
 import shutil
@@ -109,8 +110,10 @@ class Shared:
 
     def others(self) -> list[Job]:
         """Each other job that nobody has done yet, its spec with the limits that ours has."""
-        left = [job for job in self._others if not (self.aside(job) / self._document).exists()]
-        return [replace(job, spec={**job.spec, **self._limits}) for job in left]
+        return [replace(job, spec={**job.spec, **self._limits}) for job in self._others if not self._is_done(job)]
+
+    def _is_done(self, job: Job) -> bool:
+        return (self.aside(job) / self._document).exists()
 
     def aside(self, job: Job) -> Path:
         """The folder that the results of another job are put into."""
@@ -131,8 +134,8 @@ class Shared:
         return fits
 
     def give_up(self) -> None:
-        """Let each of these jobs go alone from now on: one of them has brought down what they share."""
+        """Let each job that is not done yet go alone from now on: one of them has brought down what they share."""
         for job in self.others():
             forget(self.aside(job), self._document)
-        self._noted.unlink(missing_ok=True)
-        self._others = []
+        self._others = [job for job in self._others if self._is_done(job)]
+        write_json(self._noted, [asdict(job) for job in self._others])
