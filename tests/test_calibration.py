@@ -14,7 +14,7 @@ import pytest
 
 import simulation
 import synthetic
-from diffsweep.analysis import calibration, stats
+from diffsweep.analysis import calibration, stats, verdicts
 from diffsweep.analysis.calibration import Comparison, Preset, Replicate, Scenario
 from diffsweep.analysis.stats import Estimate
 from diffsweep.measure.records import CorruptRecords, RecordWriter
@@ -56,14 +56,14 @@ def test_a_quiet_machine_claims_no_difference_between_equals():
     judged = calibration.comparisons(AA, AA, Preset(5, 12))
     assert len(judged) == 40
     assert calibration.is_fit(judged)
-    assert set(calibration.count_verdicts(judged)) <= {stats.WITHIN_NOISE, stats.CANNOT_TELL, stats.REGRESSED}
+    assert set(calibration.count_verdicts(judged)) <= {verdicts.WITHIN_NOISE, verdicts.CANNOT_TELL, verdicts.REGRESSED}
 
 
 def test_a_planted_slowdown_is_found_and_has_its_size():
     slower = scenario("slower", 0.10, 40, seed=1)
     judged = calibration.comparisons(slower, AA, Preset(5, 12))
     assert len(judged) == 8
-    assert {c.verdict for c in judged} == {stats.REGRESSED}
+    assert {c.verdict for c in judged} == {verdicts.REGRESSED}
     assert calibration.slowdown_of(stats.speedup(slower.log_ratios)).value == pytest.approx(0.10, abs=0.01)
 
 
@@ -72,7 +72,7 @@ def test_the_floor_of_an_aa_comparison_is_never_its_own():
     aa = of_ratios("aa", 0.0, [*quiet, *wild])
     first, second = calibration.comparisons(aa, aa, Preset(3, 3))
     assert first.threshold > 1  # judged by the wild one's noise
-    assert second.threshold == stats.LEAST_THRESHOLD
+    assert second.threshold == verdicts.LEAST_THRESHOLD
 
 
 def test_a_comparison_of_pairs_that_stayed_disturbed_gets_no_verdict_as_in_a_sweep():
@@ -80,26 +80,26 @@ def test_a_comparison_of_pairs_that_stayed_disturbed_gets_no_verdict_as_in_a_swe
         ours = [Replicate(ratio, {"pairs": 15, "still_disturbed": still}) for ratio in (-0.1, -0.101, -0.099)]
         return calibration.judge(ours, AA.replicates[:15]).verdict
 
-    assert (judged(3), judged(4)) == (stats.REGRESSED, stats.CANNOT_TELL)
+    assert (judged(3), judged(4)) == (verdicts.REGRESSED, verdicts.CANNOT_TELL)
 
 
 def test_a_comparison_on_a_host_whose_aa_test_differs_gets_no_verdict_as_in_a_sweep():
     ours = of_ratios("slower", 0.1, [-0.1, -0.101, -0.099]).replicates
     apart = of_ratios("aa", 0.0, [-0.03, -0.031, -0.029]).replicates
-    assert calibration.judge(ours, apart).verdict == stats.CANNOT_TELL
+    assert calibration.judge(ours, apart).verdict == verdicts.CANNOT_TELL
 
 
 @pytest.mark.parametrize(
     ("verdict", "slowdown", "wrong"),
     [
-        (stats.IMPROVED, 0.0, True),
-        (stats.REGRESSED, 0.0, True),
-        (stats.WITHIN_NOISE, 0.0, False),
-        (stats.IMPROVED, 0.1, True),
-        (stats.REGRESSED, 0.1, False),
-        (stats.WITHIN_NOISE, 0.1, True),
-        (stats.WITHIN_NOISE, 0.02, False),  # not beyond the threshold of 3 %
-        (stats.CANNOT_TELL, 0.1, False),
+        (verdicts.IMPROVED, 0.0, True),
+        (verdicts.REGRESSED, 0.0, True),
+        (verdicts.WITHIN_NOISE, 0.0, False),
+        (verdicts.IMPROVED, 0.1, True),
+        (verdicts.REGRESSED, 0.1, False),
+        (verdicts.WITHIN_NOISE, 0.1, True),
+        (verdicts.WITHIN_NOISE, 0.02, False),  # not beyond the threshold of 3 %
+        (verdicts.CANNOT_TELL, 0.1, False),
     ],
 )
 def test_a_verdict_is_wrong_when_it_claims_what_is_not_so(verdict, slowdown, wrong):
@@ -109,14 +109,16 @@ def test_a_verdict_is_wrong_when_it_claims_what_is_not_so(verdict, slowdown, wro
 @pytest.mark.parametrize(("wrong", "of", "fit"), [(0, 40, True), (2, 40, True), (3, 40, False), (0, 39, False)])
 def test_at_most_five_per_cent_of_enough_equals_may_be_called_different(wrong, of, fit):
     one = Estimate(1.0, 0.9, 1.1)
-    judged = [Comparison(one, 0.01, stats.IMPROVED if i < wrong else stats.CANNOT_TELL) for i in range(of)]
+    judged = [Comparison(one, 0.01, verdicts.IMPROVED if i < wrong else verdicts.CANNOT_TELL) for i in range(of)]
     assert calibration.is_fit(judged) is fit
 
 
 def test_nothing_and_next_to_nothing_do_not_make_a_machine_fit():
     one = Estimate(1.0, 0.9, 1.1)
     assert not calibration.is_fit([])
-    assert not calibration.is_fit([Comparison(one, 0.01, verdict) for verdict in (stats.IMPROVED, stats.CANNOT_TELL)])
+    assert not calibration.is_fit(
+        [Comparison(one, 0.01, verdict) for verdict in (verdicts.IMPROVED, verdicts.CANNOT_TELL)]
+    )
 
 
 def test_an_interval_that_misses_the_planted_slowdown_is_told():
@@ -163,10 +165,10 @@ def test_simulated_sweeps_are_judged_as_recorded_ones(preset):
     assert 20 < np.isinf(least).sum() < 180
     for mine, other, slowdown in zip(ours, aa, least, strict=True):
         if np.isinf(slowdown):
-            assert verdict(mine, other, 1.0) == stats.CANNOT_TELL
+            assert verdict(mine, other, 1.0) == verdicts.CANNOT_TELL
         else:
-            assert verdict(mine, other, slowdown + 1e-9) == stats.REGRESSED
-            assert verdict(mine, other, slowdown - 1e-9) != stats.REGRESSED
+            assert verdict(mine, other, slowdown + 1e-9) == verdicts.REGRESSED
+            assert verdict(mine, other, slowdown - 1e-9) != verdicts.REGRESSED
 
 
 def test_the_interval_of_a_power_holds_the_true_one():
@@ -178,7 +180,7 @@ def test_the_interval_of_a_power_holds_the_true_one():
 
     sweeps = zip(noise(4000, 5) - np.log1p(0.08), noise(4000, 15), strict=True)
     judged = [calibration.judge(*(of_ratios("", 0.0, side).replicates for side in sweep)).verdict for sweep in sweeps]
-    truth = judged.count(stats.REGRESSED) / len(judged)
+    truth = judged.count(verdicts.REGRESSED) / len(judged)
     held = 0
     for seed in range(40):
         recorded = [of_ratios("aa", 0.0, noise(150)), *(of_ratios("s", s, noise(30)) for s in (0.02, 0.03, 0.05, 0.1))]
@@ -313,7 +315,7 @@ def test_sampling_above_its_limit_raises_an_alarm(recording):
 
 def test_a_wrong_verdict_on_a_disturbed_host_is_counted_and_raises_an_alarm(recording):
     found = judge(recording)
-    wrong = Comparison(Estimate(0.8, 0.7, 0.9), 0.01, stats.REGRESSED)
+    wrong = Comparison(Estimate(0.8, 0.7, 0.9), 0.01, verdicts.REGRESSED)
     found.judged["default"]["disturbed-aa"][0] = wrong
     assert "1 of 2 verdicts were wrong" in show.disturbed_sentences(found)[0]
     assert "On a disturbed host, 1 verdict claimed what is not so." in show.alarms(found)

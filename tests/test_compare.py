@@ -16,7 +16,7 @@ import pytest
 
 import publish
 import synthetic
-from diffsweep.analysis import gate, keeping, stats, updates
+from diffsweep.analysis import gate, keeping, stats, updates, verdicts
 from diffsweep.analysis.comparison import Limits
 from diffsweep.analysis.keeping import NoState, before_update, find, keep, kept, open_state
 from diffsweep.analysis.states import current_locks
@@ -249,8 +249,8 @@ def test_the_interval_covers_and_false_alarms_are_rare(replicates):
     for old, new, aa in np.exp(0.012 * rng.standard_normal((2000, 3, replicates))):
         ratio = stats.ratio_interval(new, old)
         covered += ratio.low <= 1 <= ratio.high
-        floor = stats.noise_floor(stats.exponential(stats.replicate_interval(np.log(aa).tolist())))
-        alarms += stats.verdict(ratio, stats.threshold(floor)) in (stats.IMPROVED, stats.REGRESSED)
+        floor = verdicts.noise_floor(stats.exponential(stats.replicate_interval(np.log(aa).tolist())))
+        alarms += verdicts.verdict(ratio, verdicts.threshold(floor)) in (verdicts.IMPROVED, verdicts.REGRESSED)
     assert 0.93 <= covered / 2000 <= 0.985 and alarms / 2000 <= 0.01
 
 

@@ -1,14 +1,9 @@
-"""Resources and energy: samples, counters, disturbed pairs of blocks that are repeated; with fakes for the hardware."""
+"""Resources and energy: samples, counters, what the summary and the report say of them; with fakes for the hardware."""
 
 import json
 import os
 import re
-import statistics
-import subprocess
-import sys
 import threading
-import time
-from contextlib import nullcontext
 from dataclasses import asdict, replace
 from types import SimpleNamespace
 
@@ -18,16 +13,12 @@ import synthetic
 from conftest import wait_for
 from diffsweep.analysis import resources, summary
 from diffsweep.analysis.cells import read_cells
-from diffsweep.measure import blocks, capacity, counters, gpu, load, monitor, open_loop, pairing, records
-from diffsweep.measure.arrivals import Arrival, Limits
-from diffsweep.measure.journal import Files, Replicate, identity
+from diffsweep.measure import counters, gpu, monitor, records
 from diffsweep.measure.sampler import Sampler
 from diffsweep.show import cells as show_cells
 from diffsweep.show import resources as show_resources
-from diffsweep.sweep.outcomes import Failed
 from fakes.nvml import FakeNvml
 from signed import sign_records
-from test_benchmark import Job, spec_of
 from test_measure import LATENCY
 from test_show import run
 
@@ -175,209 +166,6 @@ def test_throttling_between_two_looks_at_the_gpu_is_seen(tmp_path, monkeypatch):
     nvml.reasons = 0x1
     assert gpu.disturbances(gpu.state(device), set()) == []
     assert "0x40" in gpu.disturbances(gpu.state(device), set(), found.samples)[0]
-
-
-# --- pairs that are repeated ---
-
-
-class Stub:
-    """A replicate whose blocks take no time, and are disturbed as `when(block, attempt)` says."""
-
-    def __init__(self, monkeypatch, pairs, when, **spec):
-        self.ran, self.notes = [], {}
-        self.requests = [
-            pairing.Planned(role, number, "p000", "x", 0)
-            for number, role in enumerate(pairing.block_roles(pairs, "baseline"), start=1)
-        ]
-
-        def run_block(_replicate, block, attempt, *_arguments):
-            self.ran.append((block[0], attempt))
-            disturbed = ["other processes used 0.99 cores"] if when(block[0], attempt) else []
-            return [0.1], {
-                "block": block[0],
-                "role": block[1],
-                "attempt": attempt,
-                "valid": True,
-                "disturbed": disturbed,
-            }
-
-        monkeypatch.setattr(blocks, "_run_block", run_block)
-        replicate = SimpleNamespace(
-            spec=spec, note=self.notes.update, enter=lambda _: None, say=lambda _: None, note_usage=lambda _: None
-        )
-        blocks.run_blocks(replicate, self.requests, None, None, {})
-
-
-def test_a_disturbed_pair_is_measured_again_after_the_others(monkeypatch):
-    found = Stub(monkeypatch, 8, lambda block, attempt: (block, attempt) in {(3, 1), (3, 2), (8, 1)})
-    first = [(number, 1) for number in range(1, 17)]
-    assert found.ran == [*first, (3, 2), (4, 2), (7, 2), (8, 2)]  # a quarter of 8 pairs
-    assert found.notes["repeats"] == {"pairs": 8, "repeated": 2, "limit": 2, "still_disturbed": 1}
-    assert [(n["block"], n["attempt"]) for n in found.notes["disturbed_blocks"]] == [(3, 2)]
-    invalid = {(n["block"], n["attempt"]) for n in found.notes["blocks"] if not n["valid"]}
-    assert invalid == {(3, 1), (4, 1), (7, 1), (8, 1)}
-
-
-def test_a_machine_that_is_never_quiet_ends_too(monkeypatch):
-    found = Stub(monkeypatch, 40, lambda _block, _attempt: True)
-    assert len(found.ran) == 2 * (40 + 10)
-    assert found.notes["repeats"] == {"pairs": 40, "repeated": 10, "limit": 10, "still_disturbed": 40}
-    assert len({block for block, _ in found.ran}) == 80
-
-
-def test_one_pair_is_not_tried_for_ever(monkeypatch):
-    found = Stub(monkeypatch, 40, lambda block, _attempt: block == 1)
-    assert [entry for entry in found.ran if entry[0] == 1] == [(1, 1), (1, 2), (1, 3)]
-
-
-def test_repeating_can_be_switched_off(monkeypatch):
-    found = Stub(monkeypatch, 3, lambda _block, _attempt: True, repeated_share=0)
-    assert len(found.ran) == 6 and found.notes["repeats"]["still_disturbed"] == 3
-
-
-def test_a_quiet_machine_repeats_nothing(monkeypatch):
-    found = Stub(monkeypatch, 3, lambda _block, _attempt: False)
-    assert found.notes["repeats"]["repeated"] == 0 and found.notes["disturbed_blocks"] == []
-
-
-def test_a_busy_neighbour_invalidates_the_pairs_that_it_disturbed(tmp_path):
-    """A process takes a core in the first blocks; the fake servers only sleep."""
-    spec = spec_of({"service_s": [0.3]}, {"service_s": [0.3]}, repeated_share=0.25)
-    spec["protocol"] |= {"warmup": 1, "requests": 4, "levels": [1], "requests_per_level": 1}
-    job = Job(tmp_path, spec).start()
-    partial = job.out / "latency.jsonl.partial"
-    wait_for(lambda: partial.exists() and len(partial.read_bytes().splitlines()) >= 2)
-    burn = "import time; end = time.process_time() + 0.6\nwhile time.process_time() < end: pass"
-    subprocess.run([sys.executable, "-c", burn], check=True)
-    job.finish()
-    assert job.outcome["status"] == "ok"
-    noted, repeats = job.replicate["blocks"], job.replicate["repeats"]
-    invalid = {(n["block"], n["attempt"]) for n in noted if not n["valid"]}
-    assert repeats["pairs"] == 4 and repeats["repeated"] == repeats["limit"] == 1 and len(invalid) == 2
-    assert any("other processes" in reason for n in noted if not n["valid"] for reason in n["disturbed"])
-
-    measured = [r for r in job.latency if not r.warmup]
-    kept = records.valid(measured)
-    assert len(measured) == 10 and len(kept) == 8
-    assert {(r.block, r.attempt) for r in measured} - {(r.block, r.attempt) for r in kept} == invalid
-    assert sorted(r.block for r in kept) == list(range(1, 9))  # both sides of every pair
-    assert [r.order for r in job.latency] == list(range(1, len(job.latency) + 1))
-    assert statistics.median(r.e2e_s for r in kept) >= 0.3
-
-    samples = records.read_resources(job.out / "resources.jsonl")
-    assert len(samples) >= 4 and all(s.memory_bytes["variant"] > 1e6 for s in samples)
-    assert job.replicate["sampling"]["samples"] == len(samples)
-    assert job.replicate["sampling"]["missing"].get("gpus") in (None, "no NVIDIA GPU")
-
-
-def test_a_spec_switches_the_sampler_off(tmp_path):
-    spec = {**spec_of(), "sampling_hz": 0}
-    spec["protocol"] |= {"warmup": 1, "requests": 2, "levels": [1], "requests_per_level": 1}
-    job = Job(tmp_path, spec)
-    job.run()
-    assert job.outcome["status"] == "ok" and (job.out / "resources.jsonl").read_bytes() == b""
-    assert job.replicate["sampling"]["samples"] == 0 and job.replicate["sampling"]["hz"] == 0
-
-
-# --- load levels and runs of arrivals that are repeated ---
-
-
-class Loaded:
-    """A replicate whose levels and runs take no time, on a GPU; `when(attempt)` is what NVML says of it: (clock event
-    reasons, processes)."""
-
-    def __init__(self, tmp_path, monkeypatch, when, **spec):
-        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-        monkeypatch.setattr(monitor, "disturbances", lambda _used: [])  # whatever else runs on this machine
-        for module in (load, open_loop):
-            monkeypatch.setattr(module, "run_level", self._level, raising=True)
-        monkeypatch.setattr(load, "connected", lambda *_: nullcontext([]))
-        monkeypatch.setattr(open_loop, "_in_turn", self._run)
-        monkeypatch.setattr(open_loop, "prefer_the_client", lambda: False)
-        self.when, self.attempts, self.nvml = when, 0, FakeNvml()
-        server = SimpleNamespace(name="variant", processes=[os.getpid()], check_soon=lambda: None)
-        files = Files(*(tmp_path / name for name in ("latency", "capacity", "resources", "notes")))
-        known = {**spec_of(), "arrivals": {"seed": 0, "requests": 4, "tolerance": 0.1, "runs": 1}} | spec
-        known["protocol"] |= {"levels": [2]}
-        if not spec:
-            del known["repeated_share"]
-        self.job = Replicate(known, identity(known, "r"), files, None, gpu.find_device(self.nvml), {"variant": server})
-        self.job.notes = {"servers": {"variant": {}}}
-        self.error = None
-
-    def load(self):
-        self.job.clients["variant"] = SimpleNamespace(close=lambda: None)
-        with records.RecordWriter(self.job.files.capacity) as writer:
-            load.run_load(self.job, [], writer, Sampler({}, self.job.device, writer, hz=0))
-        return self.job.notes["levels"]
-
-    def arrive(self):
-        with records.RecordWriter(self.job.files.capacity) as writer:
-            open_loop._search(self.job, [b""], Limits(1.0, 0.1, 0.5), writer)
-        return self.job.notes["trials"]
-
-    def _look(self):
-        self.attempts += 1
-        self.nvml.reasons, self.nvml.processes = self.when(self.attempts)
-        time.sleep(0.01)
-
-    def _level(self, _clients, _bodies, _measured):
-        self._look()
-        return [
-            capacity.Completion(0, n, n + self.attempts, 0 if self.error else 1, self.error, None, steady=n > 0)
-            for n in range(4)
-        ]
-
-    def _run(self, _clients, _bodies, schedule_s, _number):
-        self._look()
-        return [Arrival(0, at, at, at + self.attempts / 10, 1, None, None, steady=True) for at in schedule_s]
-
-    @property
-    def kept(self):
-        """Attempts of all records, and of the valid ones."""
-        found = records.read_capacity(self.job.files.capacity)
-        return {r.attempt for r in found}, {r.attempt for r in records.valid(found)}
-
-
-THROTTLED, SHARED, QUIET = (0x40, ()), (0, (1, 2, 3)), (0x4, ())
-
-
-@pytest.mark.parametrize("scenario", ["load", "arrive"])
-@pytest.mark.parametrize(("disturbed", "why"), [(THROTTLED, "was slowed down"), (SHARED, "ran 2 foreign processes")])
-def test_a_disturbed_level_or_run_is_made_once_more(tmp_path, monkeypatch, scenario, disturbed, why):
-    found = Loaded(tmp_path, monkeypatch, lambda attempt: disturbed if attempt == 1 else QUIET)
-    (note,) = getattr(found, scenario)()
-    assert found.attempts == note["attempt"] == 2 and note["disturbed"] == []
-    (replaced,) = found.job.notes["replaced"]
-    assert replaced["attempt"] == 1 and why in replaced["disturbed"][0]
-    assert found.kept == ({1, 2}, {2})
-
-
-@pytest.mark.parametrize("scenario", ["load", "arrive"])
-def test_what_stays_disturbed_is_used_and_noted(tmp_path, monkeypatch, scenario):
-    found = Loaded(tmp_path, monkeypatch, lambda _attempt: THROTTLED)
-    (note,) = getattr(found, scenario)()
-    assert found.attempts == note["attempt"] == 2 and "was slowed down" in note["disturbed"][0]
-    assert found.kept == ({1, 2}, {2})
-
-
-@pytest.mark.parametrize("scenario", ["load", "arrive"])
-def test_a_quiet_level_or_run_is_made_once(tmp_path, monkeypatch, scenario):
-    quiet = Loaded(tmp_path, monkeypatch, lambda _attempt: QUIET)
-    (note,) = getattr(quiet, scenario)()
-    assert quiet.attempts == note["attempt"] == 1 and "replaced" not in quiet.job.notes
-    never = Loaded(tmp_path, monkeypatch, lambda _attempt: THROTTLED, repeated_share=0)
-    (note,) = getattr(never, scenario)()
-    assert never.attempts == 1 and note["disturbed"]
-
-
-def test_a_level_that_broke_the_server_is_not_repeated(tmp_path, monkeypatch):
-    found = Loaded(tmp_path, monkeypatch, lambda _attempt: THROTTLED)
-    found.error = "connection"
-    with pytest.raises(Failed, match="failed under load of 2 clients"):
-        found.load()
-    (note,) = found.job.notes["levels"]
-    assert found.attempts == 1 and note["errors"] == {"connection": 4}
 
 
 # --- in the summary ---

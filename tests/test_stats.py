@@ -12,7 +12,6 @@ import simulation
 from diffsweep.analysis import cost, stats
 from diffsweep.analysis.stats import Estimate
 from diffsweep.quality import resampling
-from diffsweep.sweep.plan import PRESETS
 
 # --- quantiles ---
 
@@ -240,64 +239,6 @@ def test_undisturbed_times_do_not_see_a_neighbour_that_comes_and_goes():
 @pytest.mark.parametrize(("variation", "width", "expected"), [(0.025, 0.01, 25), (0.01, 0.05, 2), (0.05, 0.049, 4)])
 def test_replicates_needed(variation, width, expected):
     assert stats.replicates_needed(variation, width) == expected
-
-
-# --- verdicts ---
-
-
-def test_noise_floor_and_threshold():
-    assert stats.noise_floor(Estimate(1.0, 1 / 1.02, 1.02)) == pytest.approx(0.02)
-    assert stats.noise_floor(Estimate(1.0)) is None
-    assert stats.noise_floor(None) is None
-    assert stats.threshold(0.02) == pytest.approx(0.04)
-    assert stats.threshold(0.001) == 0.01
-    assert stats.threshold(None) is None
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "expected"),
-    [
-        (1.05, 1.20, "improved"),
-        (1.03, 1.20, "cannot tell"),  # reaches into the threshold
-        (0.80, 0.95, "regressed"),
-        (0.80, 0.97, "cannot tell"),
-        (0.97, 1.03, "within noise"),
-        (0.99, 1.05, "cannot tell"),
-        (0.90, 1.10, "cannot tell"),
-    ],
-)
-def test_verdicts_at_a_threshold_of_four_percent(low, high, expected):
-    assert stats.verdict(Estimate((low + high) / 2, low, high), 0.04) == expected
-
-
-def test_without_an_interval_or_a_noise_floor_nobody_can_tell():
-    assert stats.verdict(Estimate(3.0), 0.04) == "cannot tell"
-    assert stats.verdict(None, 0.04) == "cannot tell"
-    assert stats.verdict(Estimate(3.0, 2.9, 3.1), None) == "cannot tell"
-
-
-def test_a_and_a_are_different_only_beyond_one_percent():
-    assert not stats.is_different(Estimate(1.005, 1.002, 1.008))
-    assert not stats.is_different(Estimate(1.03, 0.99, 1.07))
-    assert not stats.is_different(None)
-    assert stats.is_different(Estimate(1.03, 1.02, 1.04))
-    assert stats.is_different(Estimate(0.95, 0.94, 0.96))
-
-
-def test_identical_variants_get_no_claim():
-    """At most 5 % of A/A comparisons end with a claim, when the noise floor is another A/A test's."""
-    rng = np.random.default_rng(6)
-    machine = simulation.MACHINES["all at once"]
-    replicates, aa_replicates = (PRESETS["default"][key] for key in ("replicates", "aa_replicates"))
-    ratios, floors = (
-        simulation.log_ratios(machine, rng, simulations=1000, replicates=n, requests=PRESETS["default"]["requests"])
-        for n in (replicates, aa_replicates)
-    )
-    verdicts = [
-        stats.verdict(stats.speedup(ours), stats.threshold(stats.noise_floor(stats.speedup(aa))))
-        for ours, aa in zip(ratios, floors, strict=True)
-    ]
-    assert np.mean([v in (stats.IMPROVED, stats.REGRESSED) for v in verdicts]) <= 0.05
 
 
 # --- steady state ---

@@ -95,7 +95,7 @@ def comparisons(scenario: Scenario, aa: Scenario, preset: Preset) -> list[Compar
 
 def judge(ours: Sequence[Replicate], aa: Sequence[Replicate]) -> Comparison:
     ratio, test = (stats.speedup([replicate.log_ratio for replicate in side]) for side in (ours, aa))
-    limit = stats.threshold(stats.noise_floor(test))
+    limit = verdicts.threshold(verdicts.noise_floor(test))
     repeats = [replicate.repeats for replicate in ours if replicate.repeats]
     verdict = verdicts.of_speedup(ratio, limit, verdicts.unfit_sentence(test), repeats)
     return Comparison(ratio, limit, verdict)
@@ -104,9 +104,9 @@ def judge(ours: Sequence[Replicate], aa: Sequence[Replicate]) -> Comparison:
 def is_wrong(comparison: Comparison, slowdown: float) -> bool:
     """Does a verdict claim what is not so: a change of nothing or in the wrong direction, or "within noise" of a
     slow-down beyond the threshold? "cannot tell" never does."""
-    if comparison.verdict == stats.WITHIN_NOISE:
+    if comparison.verdict == verdicts.WITHIN_NOISE:
         return slowdown > comparison.threshold
-    return comparison.verdict == stats.IMPROVED or (comparison.verdict == stats.REGRESSED and slowdown == 0)
+    return comparison.verdict == verdicts.IMPROVED or (comparison.verdict == verdicts.REGRESSED and slowdown == 0)
 
 
 def count_wrong(found: Sequence[Comparison], slowdown: float) -> int:
@@ -182,8 +182,8 @@ def least_called_regressed(ours: np.ndarray, aa: np.ndarray) -> np.ndarray:
     """
     value, half = stats.log_speedups(ours[..., 0])
     aa_value, aa_half = stats.log_speedups(aa[..., 0])
-    threshold = np.maximum(stats.LEAST_THRESHOLD, stats.THRESHOLD_IN_NOISE_FLOORS * np.expm1(aa_half))
-    unfit = np.abs(aa_value) - aa_half > np.log1p(stats.LEAST_THRESHOLD)
+    threshold = np.maximum(verdicts.LEAST_THRESHOLD, verdicts.THRESHOLD_IN_NOISE_FLOORS * np.expm1(aa_half))
+    unfit = np.abs(aa_value) - aa_half > np.log1p(verdicts.LEAST_THRESHOLD)
     pairs, disturbed = ours[..., 1].sum(axis=-1), ours[..., 2].sum(axis=-1)
     withheld = unfit | (disturbed > verdicts.DISTURBED_SHARE_LIMIT * pairs)
     return np.where(withheld, np.inf, value + half + np.log1p(threshold))

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from diffsweep.analysis import stats
+from diffsweep.analysis import verdicts
 from diffsweep.analysis.stats import Estimate
 from diffsweep.quality.resampling import BETTER, EQUIVALENT, KEPT, NOT_WORSE, WORSE, Mean, equivalence
 
@@ -59,17 +59,17 @@ def fid_verdict(difference: Estimate | None, margin: float | None) -> str | None
     if difference is None or not margin:
         return None
     if difference.low is None:
-        return stats.CANNOT_TELL
+        return verdicts.CANNOT_TELL
     return equivalence(Mean(-difference.value, -difference.high, -difference.low), margin)  # a lower FID is better
 
 
-def quality_verdict(verdicts: Sequence[str | None]) -> str | None:
-    """One verdict from those of the CLIP score and FID: worse if any is; else what is least certain of them."""
-    known = [verdict for verdict in verdicts if verdict is not None]
+def quality_verdict(scores: Sequence[str | None]) -> str | None:
+    """One verdict from those of the scores, CLIP score and FID: worse if any is; else what is least certain of them."""
+    known = [verdict for verdict in scores if verdict is not None]
     if not known:
         return None
     if WORSE in known:
         return WORSE
     if any(verdict not in KEPT for verdict in known):
-        return stats.CANNOT_TELL
+        return verdicts.CANNOT_TELL
     return next(verdict for verdict in (NOT_WORSE, BETTER, EQUIVALENT) if verdict in known)

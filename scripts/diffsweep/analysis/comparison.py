@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from diffsweep.analysis import columns, latency, stats
+from diffsweep.analysis import columns, latency, stats, verdicts
 from diffsweep.analysis.cells import Cell, Replicate
-from diffsweep.analysis.stats import CANNOT_TELL, IMPROVED, REGRESSED, WITHIN_NOISE, Estimate
+from diffsweep.analysis.stats import Estimate
+from diffsweep.analysis.verdicts import CANNOT_TELL, IMPROVED, REGRESSED, WITHIN_NOISE
 from diffsweep.quality import frechet
 from diffsweep.quality.resampling import EQUIVALENT, bootstrap_mean, equivalence, prompt_groups
 
@@ -32,12 +33,12 @@ class Limits:
     clip_score: in points of the score; None: the plan's margin.
     """
 
-    speed: float = stats.LEAST_THRESHOLD
+    speed: float = verdicts.LEAST_THRESHOLD
     unpaired: float = 0.10
     clip_score: float | None = None
     fid: float = columns.FID_MARGIN
-    memory: float = stats.LEAST_THRESHOLD
-    size: float = stats.LEAST_THRESHOLD
+    memory: float = verdicts.LEAST_THRESHOLD
+    size: float = verdicts.LEAST_THRESHOLD
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ def speed(old: Sequence[Replicate], new: Sequence[Replicate], ground: Ground, li
     ratio = stats.ratio_interval(now, before)
     limit = _at_least(limits.speed, ground.threshold)
     why = "" if ratio else "a state lacks pairs of blocks"
-    return Speed(stats.verdict(ratio, limit), PAIRED, ratio, _mean_ratio(before), _mean_ratio(now), limit, why)
+    return Speed(verdicts.verdict(ratio, limit), PAIRED, ratio, _mean_ratio(before), _mean_ratio(now), limit, why)
 
 
 def _unpaired(old: Sequence[Replicate], new: Sequence[Replicate], ground: Ground, limits: Limits, why: str) -> Speed:
@@ -148,7 +149,7 @@ def _unpaired(old: Sequence[Replicate], new: Sequence[Replicate], ground: Ground
     ratio = stats.ratio_interval(before, now)
     limit = _at_least(limits.unpaired, ground.threshold)
     means = [stats.replicate_interval(times) if times else None for times in (before, now)]
-    return Speed(stats.verdict(ratio, limit), NOT_PAIRED, ratio, *means, limit, why)
+    return Speed(verdicts.verdict(ratio, limit), NOT_PAIRED, ratio, *means, limit, why)
 
 
 def _speedups(replicates: Sequence[Replicate]) -> list[float]:
@@ -195,9 +196,9 @@ def quality(old: Images, new: Images, settings: Mapping, reference: np.ndarray |
     fid = _paired_fid(old.features[theirs], new.features[ours], prompts, reference) if _has_features(old, new) else None
     fid = fid or _difference(new.fid, old.fid)
     fid_margin = columns.fid_margin(old.fid, limits.fid)
-    verdicts = [clip_verdict, columns.fid_verdict(fid, fid_margin)]
-    verdict = columns.quality_verdict(verdicts) or CANNOT_TELL
-    why = "" if any(verdicts) else "no score of both states is known"
+    scores = [clip_verdict, columns.fid_verdict(fid, fid_margin)]
+    verdict = columns.quality_verdict(scores) or CANNOT_TELL
+    why = "" if any(scores) else "no score of both states is known"
     return Quality(verdict, len(pairs), identical, clip, clip_margin, fid, fid_margin, why)
 
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from diffsweep.analysis.comparison import Limits
-from diffsweep.analysis.stats import CANNOT_TELL, REGRESSED
 from diffsweep.analysis.updates import BROKE, GONE, NEW, RENEWED, Change, Comparison
+from diffsweep.analysis.verdicts import CANNOT_TELL, REGRESSED
 from diffsweep.quality.resampling import WORSE
 
 PASSED, FAILED, NO_COMPARISON = 0, 1, 2  # exit codes

@@ -29,14 +29,9 @@ DRIFT_LIMIT = 0.4
 # Speed-ups of so many replicates are trimmed; of fewer, trimming would cost more degrees of freedom than it gains.
 TRIMMED_FROM = 10
 TRIMMED_SHARE = 0.2
-# A/A noise below 1 % is not believed: METHOD.md's least threshold.
-LEAST_THRESHOLD = 0.01
-THRESHOLD_IN_NOISE_FLOORS = 2.0
 # So many standard errors of the requests' own noise are the least half-width of a throughput's interval: the fewest
 # with which it holds where some requests take far longer than the others (tests/benchmarks/interval_coverage.py).
 REQUEST_ERRORS = 1.5
-
-IMPROVED, REGRESSED, WITHIN_NOISE, CANNOT_TELL = "improved", "regressed", "within noise", "cannot tell"
 
 
 @dataclass(frozen=True)
@@ -362,48 +357,6 @@ def share_interval(count: int, of: int, confidence: float = CONFIDENCE) -> Estim
     low = float(special.betaincinv(count, of - count + 1, tail)) if count else 0.0
     high = float(special.betaincinv(count + 1, of - count, 1 - tail)) if count < of else 1.0
     return Estimate(count / of, low, high)
-
-
-# --- verdicts -------------------------------------------------------------------------------------------------------
-
-
-def noise_floor(aa: Estimate | None) -> float | None:
-    """Half the width of the A/A speed-up's interval, relative: 0.02 says that 2 % is within this machine's noise.
-
-    Measured on the log scale, so that a speed-up and its inverse are treated alike. None without an interval.
-    """
-    if aa is None or aa.low is None or aa.high is None:
-        return None
-    return math.expm1((math.log(aa.high) - math.log(aa.low)) / 2)
-
-
-def threshold(floor: float | None) -> float | None:
-    """The least change worth a verdict: max(1 %, twice the noise floor). None when the noise is unknown."""
-    return None if floor is None else max(LEAST_THRESHOLD, THRESHOLD_IN_NOISE_FLOORS * floor)
-
-
-def verdict(ratio: Estimate | None, limit: float | None) -> str:
-    """What may be claimed of a speed-up, given the threshold `limit` (criterion.rs has the four words).
-
-    improved: the whole interval lies above 1 + limit; regressed: it lies below 1 / (1 + limit); within noise: it lies
-    between the two; cannot tell: anything else, an interval or a noise floor that is missing included.
-    """
-    if ratio is None or ratio.low is None or ratio.high is None or limit is None:
-        return CANNOT_TELL
-    if ratio.low > 1 + limit:
-        return IMPROVED
-    if ratio.high < 1 / (1 + limit):
-        return REGRESSED
-    inside = ratio.low >= 1 / (1 + limit) and ratio.high <= 1 + limit
-    return WITHIN_NOISE if inside else CANNOT_TELL
-
-
-def is_different(aa: Estimate | None) -> bool:
-    """Does an A/A test see a difference where there is none? Then the host is unfit for comparisons.
-
-    Judged against the least threshold, not the one that follows from the test itself, which no A/A test can exceed.
-    """
-    return verdict(aa, LEAST_THRESHOLD) in (IMPROVED, REGRESSED)
 
 
 # --- steady state ---------------------------------------------------------------------------------------------------

@@ -62,12 +62,12 @@ def reference_of(plan: Mapping, group: Sequence[Cell]) -> Reference:
     """The A/A test of one model on one target, from the baseline's own job."""
     baseline = next(cell for cell in group if cell.name == plan["baseline"])
     aa = speedup_of(baseline)
-    floor = stats.noise_floor(aa)
+    floor = verdicts.noise_floor(aa)
     level = load.sustained(load.levels_of(baseline.loads))
     return Reference(
         aa=aa,
         noise_floor=floor,
-        threshold=stats.threshold(floor),
+        threshold=verdicts.threshold(floor),
         host_unfit=verdicts.unfit_sentence(aa),
         images_per_s=load.replicate_rates(level, baseline.loads) if level else (),
         fid_margin=fid_margin(

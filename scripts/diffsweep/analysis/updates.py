@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet
 
-from diffsweep.analysis import comparison, stats, summary, verdicts
+from diffsweep.analysis import comparison, summary, verdicts
 from diffsweep.analysis.cells import OK, Cell, Source
 from diffsweep.analysis.columns import estimate_in
 from diffsweep.analysis.comparison import Amount, Ground, Images, Limits, Quality, Speed
@@ -138,7 +138,7 @@ def _common_ground(old: State, new: State, model: str, target: str) -> Ground:
             tests.append(summary.speedup_of(_read(state, key)))
             found = verdicts.unfit_sentence(tests[-1])
             unfit = unfit or (found and f"{when}: {found}")
-    limits = [stats.threshold(stats.noise_floor(test)) for test in tests]
+    limits = [verdicts.threshold(verdicts.noise_floor(test)) for test in tests]
     threshold = max(limits) if limits and None not in limits else None
     return Ground(False, "", "", unfit, threshold)
 
@@ -167,7 +167,7 @@ def _quality(old: State, new: State, key: Key, limits: Limits) -> Quality:
     try:
         images = [read_images(state.folder(key)) for state in (old, new)]
     except (OSError, ValueError, KeyError) as error:
-        return Quality(stats.CANNOT_TELL, why=f"scores cannot be read: {type(error).__name__}: {error}")
+        return Quality(verdicts.CANNOT_TELL, why=f"scores cannot be read: {type(error).__name__}: {error}")
     reference = reference_features(PROJECT / new.plan["quality"]["fid"] / "reference.safetensors")
     return comparison.quality(*images, new.plan["quality"], reference, limits)
 

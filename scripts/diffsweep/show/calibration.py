@@ -9,7 +9,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from diffsweep.analysis import calibration, stats
+from diffsweep.analysis import calibration, stats, verdicts
 from diffsweep.analysis.calibration import RIGHT_SHARE, Comparison, Preset, Scenario
 from diffsweep.analysis.stats import Estimate
 from diffsweep.show import aa_plot, method, power_plot, style, words
@@ -156,7 +156,7 @@ def counted(found: Calibration, scenario: Scenario, preset: str) -> str:
     judged = found.compared(scenario, preset)
     if not judged:
         return "none"
-    times = calibration.count_verdicts(judged).get(stats.REGRESSED, 0)
+    times = calibration.count_verdicts(judged).get(verdicts.REGRESSED, 0)
     exact = stats.share_interval(times, len(judged))
     return f"{times} of {len(judged)} ({words.interval(exact.low, exact.high, words.percent)})"
 

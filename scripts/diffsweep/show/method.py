@@ -5,7 +5,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from diffsweep.analysis.columns import FID_MARGIN
-from diffsweep.analysis.stats import FASTEST_SHARE, LEAST_THRESHOLD, REQUEST_ERRORS, minimum_sample
+from diffsweep.analysis.stats import FASTEST_SHARE, REQUEST_ERRORS, minimum_sample
+from diffsweep.analysis.verdicts import LEAST_THRESHOLD
 from diffsweep.show import words
 from diffsweep.show.cells import Cell
 from diffsweep.show.costs import price_words

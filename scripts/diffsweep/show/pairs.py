@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from diffsweep.analysis import stats
+from diffsweep.analysis import stats, verdicts
 from diffsweep.analysis.stats import Estimate
 
 STATISTICS = {"mean": None, "p50": 0.50, "p95": 0.95, "p99": 0.99}
@@ -39,7 +39,7 @@ def change(ours: pd.DataFrame, theirs: pd.DataFrame, statistic: str, threshold: 
     n = min(len(ours), len(theirs))
     quantile = STATISTICS[statistic]
     if n == 0 or (quantile is not None and n < stats.minimum_sample(quantile)):
-        return Change(statistic, None, stats.CANNOT_TELL, n)
+        return Change(statistic, None, verdicts.CANNOT_TELL, n)
 
     def value(times: pd.Series) -> float:
         return float(times.mean() if quantile is None else np.quantile(times, quantile))
@@ -48,4 +48,4 @@ def change(ours: pd.DataFrame, theirs: pd.DataFrame, statistic: str, threshold: 
     other = theirs.groupby("replicate")["e2e_s"].apply(value)
     both = own.index.intersection(other.index)
     ratio = stats.exponential(stats.replicate_interval(np.log(other[both] / own[both]).tolist())) if len(both) else None
-    return Change(statistic, ratio, stats.verdict(ratio, threshold), n)
+    return Change(statistic, ratio, verdicts.verdict(ratio, threshold), n)

@@ -8,8 +8,8 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from diffsweep.analysis.comparison import NOT_PAIRED, Amount
-from diffsweep.analysis.stats import IMPROVED, REGRESSED
 from diffsweep.analysis.updates import Change, Comparison
+from diffsweep.analysis.verdicts import IMPROVED, REGRESSED
 from diffsweep.show import style, update_plot, words
 from diffsweep.show import update_words as said
 from diffsweep.show.embed import inline_svgs

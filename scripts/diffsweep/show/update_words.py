@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from diffsweep.analysis.comparison import NOT_PAIRED, PAIRED, Amount, Quality, Speed
-from diffsweep.analysis.stats import CANNOT_TELL, IMPROVED, REGRESSED, WITHIN_NOISE, Estimate
+from diffsweep.analysis.stats import Estimate
 from diffsweep.analysis.updates import (
     BROKE,
     GONE,
@@ -19,6 +19,7 @@ from diffsweep.analysis.updates import (
     Comparison,
     Difference,
 )
+from diffsweep.analysis.verdicts import CANNOT_TELL, IMPROVED, REGRESSED, WITHIN_NOISE
 from diffsweep.quality.resampling import BETTER, EQUIVALENT, NOT_WORSE, WORSE
 from diffsweep.show import words
 from diffsweep.show.findings import signed
