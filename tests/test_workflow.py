@@ -425,7 +425,7 @@ def test_explain_says_what_reruns_because_of_what_and_how_long_it_took(smoke):
     assert done.returncode == 0, done.stdout
     lines = [re.split(r" {2,}", line.strip()) for line in done.stdout.splitlines()]
     measure = next(line for line in lines if line[:2] == ["measure", "reference/local/ddim-4"])
-    assert measure[2] == "2" and re.fullmatch(r"\d+ s", measure[3]) and measure[4] == "steps: 4 -> 3"
+    assert measure[2] == "2" and re.fullmatch(r"\d+ (s|min)", measure[3]) and measure[4] == "steps: 4 -> 3"
     renamed = next(line for line in lines if line[:2] == ["images", "reference/local/ort"])
     assert renamed[3:] == ["n/a", "new (the settings of 'onnxruntime', whose results stay under that name)"]
     assert not any(line[0] == "convert" for line in lines)
