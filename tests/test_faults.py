@@ -54,6 +54,22 @@ def test_a_killed_server_costs_nothing_that_was_put_aside(tmp_path):
     assert "measured before" in jobs["b"].run() and "measured before" in jobs["c"].run()
 
 
+def test_a_keeper_that_somebody_kills_is_no_outcome(tmp_path):
+    job = Job(tmp_path, spec_of({"service_s": [0.05]})).start()
+    records = job.out / "latency.jsonl.partial"
+    wait_for(lambda: records.exists() and records.read_bytes())
+    (keeper,) = [pid for pid in children_of(job.process.pid) if os.getsid(pid) == pid]
+    os.kill(keeper, signal.SIGKILL)
+    stdout, _ = job.process.communicate(timeout=60)
+    assert job.process.returncode == 1
+    assert one_line(stdout).startswith("benchmark: the keeper of the servers was killed")
+    assert not (job.out / "replicate.json").exists() and not list(job.temporary.iterdir())
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 @pytest.mark.parametrize(
     ("counted", "status"),
     [([3, 4], "failed"), ([None], "failed"), ([3, 3], None)],

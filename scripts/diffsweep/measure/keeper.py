@@ -12,6 +12,8 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+from diffsweep.sweep.outcomes import Killed
+
 
 class Keeper:
     """Start it before anything else is started, from a process without threads.
@@ -22,21 +24,31 @@ class Keeper:
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="diffsweep-"))
         read_end, self._write_end = os.pipe()
-        if os.fork() == 0:
+        self._process = os.fork()
+        if self._process == 0:
             os.close(self._write_end)
             _keep(read_end, self.folder)
         os.close(read_end)
 
     def watch(self, group: int) -> None:
-        os.write(self._write_end, f"+{group}\n".encode())
+        self._tell(f"+{group}\n")
 
     def forget(self, group: int) -> None:
         """The group is empty: its number may soon be another's."""
-        os.write(self._write_end, f"-{group}\n".encode())
+        self._tell(f"-{group}\n")
+
+    def _tell(self, line: str) -> None:
+        """Raises Killed when the keeper is no more: nothing ends it but a kill."""
+        try:
+            os.write(self._write_end, line.encode())
+        except BrokenPipeError:
+            raise Killed("the keeper of the servers was killed") from None
 
     def close(self) -> None:
         """Let go. The keeper ends with the last process that holds its pipe; nobody needs to wait for it."""
         os.close(self._write_end)
+        if os.waitpid(self._process, os.WNOHANG)[0]:  # it was killed, and has removed nothing
+            shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def _keep(read_end: int, folder: Path) -> None:
