@@ -15,9 +15,10 @@ from conftest import PROJECT, copy_project, snakemake, wait_for
 from diffsweep.sweep import outcomes, sharing
 from diffsweep.sweep.files import read_json, remove_partials, write_json
 from diffsweep.sweep.outcomes import run_supervised
-from test_benchmark import Job, is_alive, note, samplers, spec_of
+from test_benchmark import Job, is_alive, spec_of
 from test_ending import program
 from test_environments import tiny  # noqa: F401  a fixture
+from test_sharing import note, samplers
 
 # --- a process that is killed ----------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from diffsweep.show import cells as show_cells
 from diffsweep.show import resources as show_resources
 from fakes.nvml import FakeNvml
 from signed import sign_records
-from test_measure import LATENCY
+from test_records import LATENCY
 from test_show import run
 
 # --- records ---

@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -91,7 +92,8 @@ def finish(document: Path, outcome: Outcome, known: Mapping, notes_file: Path, g
     if outcome.status == "failed" and phase != "done":  # it did not get to say so itself
         outcome = replace(outcome, reason=f"{outcome.reason} (while {PHASES[phase]})")
     for partial, final in growing.items():
-        os.replace(partial, final)
+        with suppress(FileNotFoundError):  # a child that ran out of time may have got so far
+            os.replace(partial, final)
     made = {"files": {final.name: digest_file(final) for final in growing.values()}}
     write_json(document, {"outcome": outcome.as_dict(), **known, **made, **notes})
     if not outcome.ok:
