@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +79,21 @@ def test_pareto_labels_do_not_collide(n, dpi):
         boxes = label_boxes(figure, dpi)
     assert len(boxes) >= min(n, 15)
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[i + 1 :])
+
+
+def test_what_lies_far_above_is_named_at_the_edge_and_squeezes_nothing():
+    near = [replace(p, name=f"near-{i}", y=24 + i, y_low=23 + i, y_high=25 + i) for i, p in enumerate(crowd(4))]
+    near[1] = replace(near[1], standing=pareto_plot.ON_FRONT)
+    far = replace(near[2], name="far", y=90.0, y_low=80.0, y_high=100.0, standing=pareto_plot.CONTENDER)
+    draw = partial(pareto_plot.draw, x_axis=pareto_plot.Axis("latency"), frame=style.Frame("title", "", ""))
+    with style.use_style():
+        axes = draw([*near, far], y_axis=pareto_plot.Axis("cost", prefix="$")).axes[0]
+        alone = draw([near[1], replace(far, baseline=True)], y_axis=pareto_plot.Axis(""))
+    heights = {line.get_gid(): line.get_ydata()[0] for line in axes.get_lines() if line.get_gid()}
+    assert 28 < heights["point:far"] < axes.get_ylim()[1] < 40
+    assert any(text.get_text() == r"far (\$90 ↑)" for text in axes.texts)
+    assert all(heights[f"point:{p.name}"] == p.y for p in near)
+    assert alone.axes[0].get_ylim()[1] > 100  # what one chooses from has its place, however far it lies
 
 
 # --- colours --------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from matplotlib.text import Text
 from matplotlib.transforms import ScaledTranslation
 
 from diffsweep.show import palette, style, words
-from diffsweep.show.axes import scale
+from diffsweep.show.axes import LOG_FROM, scale
 from diffsweep.show.labels import Box, Placement, place_labels
 
 BODY_IN = 5.4
@@ -20,6 +20,7 @@ LABEL_SIZE = 8.4
 WHISKER_COST, FRONT_COST = 40.0, 120.0  # what covering one costs a label, in pixels of distance
 FEW, REACH = 24, 42.0  # with more points than this, a label lies within so many pixels or is left out
 CROWD = 120  # more points than this are a crowd
+HEADROOM = 0.6  # how far the picture reaches above what one chooses from, as a share of its spread
 ON_FRONT, CONTENDER, BEATEN = "front", "contender", "beaten"
 
 
@@ -37,6 +38,7 @@ class Point:
     """One variant. `x`, `y` and their intervals are in the summary's units; an interval may be missing (NaN).
 
     standing: on the front, a contender (not surely beaten) or beaten (another is surely better in both).
+    above: its y, where that lies above the picture; it is drawn at the upper edge then.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Point:
     y_high: float
     standing: str = CONTENDER
     baseline: bool = False
+    above: float | None = None
 
 
 def draw(points: Sequence[Point], x_axis: Axis, y_axis: Axis, frame: style.Frame) -> Figure:
@@ -61,21 +64,44 @@ def draw(points: Sequence[Point], x_axis: Axis, y_axis: Axis, frame: style.Frame
     points = [_scaled(p, x_axis.scale, y_axis.scale) for p in points]
     canvas = style.framed(frame, BODY_IN)
     axes = canvas.axes(left=0.62, right=LEGEND_IN, bottom=0.5, top=0.05)
+    ceiling = _ceiling(points)
+    points = [_below(p, ceiling) for p in points]
     _scale_axis(axes, "x", [(p.x, p.x_low, p.x_high) for p in points], x_axis)
-    _scale_axis(axes, "y", [(p.y, p.y_low, p.y_high) for p in points], y_axis)
+    _scale_axis(axes, "y", [(p.y, p.y_low, min(p.y_high, ceiling)) for p in points], y_axis)
     _draw_front(axes, points)
     prominent = _prominent(points)
     _draw_crowd(axes, [p for p in points if p not in prominent])
     for point in sorted(prominent, key=lambda p: ({BEATEN: 0, CONTENDER: 1, ON_FRONT: 2}[p.standing], p.name)):
         _draw_point(axes, point)
     _draw_legend(canvas, axes, points)
-    unnamed = _draw_labels(axes, prominent)
+    unnamed = _draw_labels(axes, prominent, y_axis.prefix)
     if unnamed:
         width, height = canvas.figure.get_size_inches()
         spot = (canvas.right - LEGEND_IN + 0.16) / width, (canvas.bottom + 1.35) / height
         note = style.wrap(f"{words.count(unnamed, 'variant')} not named for want of room; the table has all.", 21)
         canvas.figure.text(*spot, note, size=7.8, color=palette.MUTED, va="bottom", linespacing=1.15)
     return canvas.figure
+
+
+def _ceiling(points: Sequence[Point]) -> float:
+    """The highest y that is drawn at its place. What lies surely above the whole front and the baseline, and by far,
+    would squeeze all that one chooses from into a line. Infinite where the axis is logarithmic, and of a crowd."""
+
+    def known(some: Sequence[Point]) -> list[float]:
+        return [y for p in some for y in (p.y, p.y_low, p.y_high) if np.isfinite(y)]
+
+    top = max(known([p for p in points if p.standing == ON_FRONT or p.baseline]), default=np.inf)
+    ys = known([p for p in points if np.fmin(p.y, p.y_low) <= top])
+    if len(points) > CROWD or min(ys) <= 0 or max(ys) >= LOG_FROM * min(ys):
+        return np.inf
+    return max(ys) + HEADROOM * max(max(ys) - min(ys), 0.05 * max(ys))
+
+
+def _below(p: Point, ceiling: float) -> Point:
+    """The point, at the ceiling if it lies above."""
+    if p.y <= ceiling:
+        return p
+    return replace(p, y=ceiling, y_low=np.nan, y_high=np.nan, above=p.y)
 
 
 def _prominent(points: Sequence[Point]) -> list[Point]:
@@ -198,7 +224,7 @@ def _points(axes: Axes, x: float, y: float) -> ScaledTranslation:
     return ScaledTranslation(x / 72, y / 72, axes.figure.dpi_scale_trans)
 
 
-def _draw_labels(axes: Axes, points: Sequence[Point]) -> int:
+def _draw_labels(axes: Axes, points: Sequence[Point], prefix: str) -> int:
     """Names beside the points; returns how many found no place. The front and the baseline choose first, and may lie
     far from their point; the others stay near, since a web of long lines helps nobody."""
 
@@ -207,7 +233,7 @@ def _draw_labels(axes: Axes, points: Sequence[Point]) -> int:
 
     points = sorted(points, key=lambda p: (rank(p), p.x, p.y, p.name))
     renderer, per_point = axes.figure.canvas.get_renderer(), axes.figure.dpi / 72
-    texts = [_label(axes, p) for p in points]
+    texts = [_label(axes, p, prefix) for p in points]
     sizes = [(e.width, e.height) for e in (t.get_window_extent(renderer) for t in texts)]
     spots = [tuple(map(float, axes.transData.transform((p.x, p.y)))) for p in points]
     marks = [_around(spot, (9 if p.baseline else 5.5) * per_point) for spot, p in zip(spots, points, strict=True)]
@@ -226,10 +252,12 @@ def _around(spot: tuple[float, float], radius: float) -> Box:
     return Box(spot[0] - radius, spot[1] - radius, spot[0] + radius, spot[1] + radius)
 
 
-def _label(axes: Axes, p: Point) -> Text:
+def _label(axes: Axes, p: Point, prefix: str) -> Text:
     weight = "bold" if p.standing == ON_FRONT or p.baseline else "normal"
     colour = palette.MUTED if p.standing == BEATEN and not p.baseline else palette.INK
     name = f"{p.name} (baseline)" if p.baseline and p.name != "baseline" else p.name
+    if p.above is not None:
+        name += f" ({prefix}{p.above:,.3g} ↑)"
     text = axes.text(
         0, 0, style.escape(name), size=LABEL_SIZE, weight=weight, color=colour, zorder=7, transform=None, va="bottom"
     )
