@@ -113,8 +113,9 @@ def summarise_chunk(
     requests = []
     for variant in variants:
         cell = source.cell(model, target, variant)
-        part.rows.append(summary.row_of(source.plan, cell, reference))
-        part.levels.extend(capacity_rows([cell], source.plan["protocol"].get("objective_s")))
+        levels = summary.levels_of(source.plan, cell)
+        part.rows.append(summary.row_of(source.plan, cell, levels, reference))
+        part.levels.extend(capacity_rows(cell, levels))
         part.trials.extend({**names(cell), **row} for row in trial_rows(cell.searches))
         requests.append(latency_table(cell))
     return replace(part, requests=pa.concat_tables(requests))
@@ -163,21 +164,19 @@ def names(cell: Cell) -> dict:
     return {"model": cell.model, "target": cell.target, "variant": cell.name}
 
 
-def capacity_rows(cells: Sequence[Cell], objective_s: float | None = None) -> Iterator[dict]:
-    for cell in cells:
-        levels = load.levels_of(cell.loads, objective_s)
-        best, knee = load.sustained(levels), load.knee(levels)
-        for level in levels:
-            row = {**names(cell), "clients": level.clients}
-            for field, value in asdict(level).items():
-                if field in ("images_per_s", "requests_per_s", "goodput_images_per_s", "latency_p95_s"):
-                    put(row, field, Estimate(**value) if value else None)
-                elif field != "clients":
-                    row[field] = value
-            row["server_cpu_cores"] = cpu_cores(cell, level.clients)
-            row["batch_size_mean"] = batching.mean_size(cell, level.clients)
-            marks = {"is_sustained": level is best, "is_knee": level is knee}
-            yield {**row, "reason": level.reason or None, **marks}
+def capacity_rows(cell: Cell, levels: Sequence[load.Level]) -> Iterator[dict]:
+    best, knee = load.sustained(levels), load.knee(levels)
+    for level in levels:
+        row = {**names(cell), "clients": level.clients}
+        for field, value in asdict(level).items():
+            if field in ("images_per_s", "requests_per_s", "goodput_images_per_s", "latency_p95_s"):
+                put(row, field, Estimate(**value) if value else None)
+            elif field not in ("clients", "rates"):
+                row[field] = value
+        row["server_cpu_cores"] = cpu_cores(cell, level.clients)
+        row["batch_size_mean"] = batching.mean_size(cell, level.clients)
+        marks = {"is_sustained": level is best, "is_knee": level is knee}
+        yield {**row, "reason": level.reason or None, **marks}
 
 
 def cpu_cores(cell: Cell, clients: float) -> float | None:

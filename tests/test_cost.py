@@ -180,7 +180,9 @@ def test_costs_at_the_objective_are_columns_of_the_summary(tmp_path):
     known = {"rate_within_objective_images_per_s": 2.0, "rate_within_objective_images_per_s_low": 1.6}
     known |= {"rate_within_objective_images_per_s_high": 2.5}
     price = cost.parse_price(plan["targets"]["local"]["price"])
-    found = economy.economy_fields(cells[1], rows["openvino"] | known, price, economy.baseline_of(cells[0]))
+    baseline = economy.baseline_of(cells[0], summary.levels_of(plan, cells[0]))
+    levels = summary.levels_of(plan, cells[1])
+    found = economy.economy_fields(cells[1], levels, rows["openvino"] | known, price, baseline)
     full = price.on_demand_per_hour / 3600 / 2.0 * 1000
     assert found["usd_per_1000_images_objective_on_demand"] == pytest.approx(full)
     assert found["usd_per_1000_images_objective_on_demand_low"] == pytest.approx(full * 2 / 2.5)

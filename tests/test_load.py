@@ -134,9 +134,9 @@ def test_a_level_that_a_minority_climbed_to_is_not_used():
 
 
 def level_of(clients: float, rate: float, half: float = 0.0, valid: bool = True) -> load.Level:
-    rates = Estimate(rate, rate - half, rate + half)
+    mean = Estimate(rate, rate - half, rate + half)
     reason = "" if valid else "broken"
-    return load.Level(clients, 5, 40, 0, rates, rates, 0.0, None, 1.0, None, 1.0, 1.0, 0.0, valid, reason)
+    return load.Level(clients, 5, 40, 0, mean, [rate] * 5, mean, 0.0, None, 1.0, None, 1.0, 1.0, 0.0, valid, reason)
 
 
 def test_knee_and_saturation_are_the_first_and_last_level_at_capacity():

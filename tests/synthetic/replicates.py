@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from diffsweep.measure.records import LatencyRecord
+from diffsweep.measure.records import CapacityRecord, LatencyRecord
 from diffsweep.sweep.files import digest_file
 from synthetic.cells import Cell, outcome, write_json, write_lines
 from synthetic.plan import artifact_name
@@ -19,8 +19,8 @@ def write_replicate(folder: Path, cell: Cell, replicate: int) -> None:
     latency, capacity = ([], []) if failure else (latency_records(cell, replicate, rng), [])
     if not failure and is_loaded(cell, replicate):
         capacity = capacity_records(cell, replicate, rng)
-    write_lines(folder / "latency.jsonl", latency)
-    write_lines(folder / "capacity.jsonl", capacity)
+    write_lines(folder / "latency.jsonl", [vars(LatencyRecord(**line)) for line in latency])
+    write_lines(folder / "capacity.jsonl", [vars(CapacityRecord(**line)) for line in capacity])
     server = {
         "start_s": 4.1,
         "first_image_s": 5.2,

@@ -55,10 +55,10 @@ def one_off_s(cell: Cell) -> float | None:
     return None if first_image_s is None or once_s is None else first_image_s + once_s
 
 
-def seconds_per_image(cell: Cell) -> list[float]:
+def seconds_per_image(levels: Sequence[load.Level]) -> list[float]:
     """Machine time per image at the sustained level, one value per replicate that was put under load."""
-    level = load.sustained(load.levels_of(cell.loads))
-    return [1 / rate for rate in load.replicate_rates(level, cell.loads)] if level else []
+    level = load.sustained(levels)
+    return [1 / rate for rate in level.rates] if level else []
 
 
 @dataclass(frozen=True)
@@ -70,11 +70,13 @@ class Baseline:
     seconds_per_image: Sequence[float]
 
 
-def baseline_of(cell: Cell) -> Baseline:
-    return Baseline(cell.name, one_off_s(cell), seconds_per_image(cell))
+def baseline_of(cell: Cell, levels: Sequence[load.Level]) -> Baseline:
+    return Baseline(cell.name, one_off_s(cell), seconds_per_image(levels))
 
 
-def economy_fields(cell: Cell, row: Mapping, price: Price | None, baseline: Baseline) -> Row:
+def economy_fields(
+    cell: Cell, levels: Sequence[load.Level], row: Mapping, price: Price | None, baseline: Baseline
+) -> Row:
     """The columns about costs beyond those of the peak; `row`: the summary's columns so far."""
     found: Row = {}
     for market in MARKETS:
@@ -88,7 +90,7 @@ def economy_fields(cell: Cell, row: Mapping, price: Price | None, baseline: Base
         found[f"usd_cold_start_{market}"] = cost.usd_of_time(rate_of(price, market), first_image_s)
     saved_s, answer, images = None, None, None
     if cell.name != baseline.name:
-        saved_s = stats.difference_interval(baseline.seconds_per_image, seconds_per_image(cell))
+        saved_s = stats.difference_interval(baseline.seconds_per_image, seconds_per_image(levels))
         answer, images = cost.payback(difference(one_off_s(cell), baseline.one_off_s), saved_s)
     put(found, "saved_s_per_image", saved_s)
     found["payback"] = answer

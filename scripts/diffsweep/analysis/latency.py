@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from itertools import groupby
+from statistics import fmean
 
 import numpy as np
 
@@ -123,7 +124,7 @@ def block_log_ratios(records: Records) -> list[float]:
         for record in pair:
             sides[record.role].append(record.e2e_s)
         if sides["variant"] and sides["baseline"]:
-            ratios.append(math.log(np.mean(sides["baseline"]) / np.mean(sides["variant"])))
+            ratios.append(math.log(fmean(sides["baseline"]) / fmean(sides["variant"])))
     return ratios
 
 

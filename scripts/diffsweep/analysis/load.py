@@ -35,6 +35,7 @@ class Level:
     noise makes of these rates, a relative standard error; None where too few requests tell. With 3 replicates of 8
     requests, three levels of which tell the noise, the interval holds the truth in 93 to 98 % of simulations; a level
     that was measured alone, on a machine where one request in twenty takes twice as long, in 83 %.
+    rates: images per second of each replicate.
     goodput_images_per_s: those of them that were answered within the objective; None without one. latency_*: of
     successful requests inside the windows. p95: None when there are too few. disagreement: between replicates.
     reason: why not valid.
@@ -45,6 +46,7 @@ class Level:
     requests: int
     errors: int
     images_per_s: Estimate | None
+    rates: Sequence[float]
     requests_per_s: Estimate | None
     request_error: float | None
     goodput_images_per_s: Estimate | None
@@ -63,13 +65,17 @@ def elapsed_s(records: Records) -> float:
 
 
 def summarise(
-    clients: float, replicates: Sequence[Records], noise: float | None = None, objective_s: float | None = None
+    clients: float,
+    replicates: Sequence[Records],
+    windows: Sequence[Window],
+    noise: float | None,
+    objective_s: float | None,
 ) -> Level:
     """One level from its records, a list per replicate; an empty one for a replicate that did not climb so far.
 
-    noise: the coefficient of variation of the time per image, of all levels (`request_noise`).
+    windows: those of its replicates that have one. noise: the coefficient of variation of the time per image within
+    the windows of all levels.
     """
-    windows = _windows(replicates)
     everything = [r for records in replicates for r in records]
     errors = Counter(r.error for r in everything if r.status != "ok")
     latencies = [t for w in windows for t in w.latencies_s]
@@ -86,6 +92,7 @@ def summarise(
         requests=len(everything),
         errors=sum(errors.values()),
         images_per_s=_per_second(rates, error),
+        rates=rates,
         requests_per_s=_per_second([w.requests / w.seconds for w in windows], error),
         request_error=error,
         goodput_images_per_s=goodput(windows, error, objective_s),
@@ -101,11 +108,6 @@ def summarise(
 
 def _windows(replicates: Sequence[Records]) -> list[Window]:
     return [w for records in replicates if (w := window_of(records)) is not None and w.images]
-
-
-def request_noise(levels: Sequence[Sequence[Records]]) -> float | None:
-    """The coefficient of variation of the time per image within the windows of all levels and replicates."""
-    return noise_of([w.bursts for replicates in levels for w in _windows(replicates)])
 
 
 def _per_second(rates: Sequence[float], error: float | None) -> Estimate | None:
@@ -132,9 +134,11 @@ def goodput(windows: Sequence[Window], error: float | None, objective_s: float |
 def levels_of(replicates: Sequence[Records], objective_s: float | None = None) -> list[Level]:
     """All closed-loop levels, by number of clients. `replicates`: all records of each replicate."""
     clients = sorted({r.level for records in replicates for r in records if r.scenario == "steps"})
-    climbed = {n: _at(n, replicates) for n in clients}
-    noise = request_noise(list(climbed.values()))
-    return [summarise(n, records, noise, objective_s) for n, records in climbed.items()]
+    climbed = [_at(n, replicates) for n in clients]
+    windows = [_windows(records) for records in climbed]
+    noise = noise_of([w.bursts for found in windows for w in found])
+    each = zip(clients, climbed, windows, strict=True)
+    return [summarise(n, records, found, noise, objective_s) for n, records, found in each]
 
 
 def _at(clients: float, replicates: Sequence[Records]) -> list[list[CapacityRecord]]:
@@ -171,12 +175,6 @@ def knee(levels: Sequence[Level]) -> Level | None:
     """The first level at capacity; None where no level beyond it was run, since then nothing shows that it is one."""
     first = next(iter(at_capacity(levels)), None)
     return first if first is not None and first is not levels[-1] else None
-
-
-def replicate_rates(level: Level, replicates: Sequence[Records]) -> list[float]:
-    """Images per second of each replicate at `level`, for comparisons between variants."""
-    windows = (window_of(records) for records in _at(level.clients, replicates))
-    return [w.images_per_s for w in windows if w is not None and w.images]
 
 
 def warnings(levels: Sequence[Level]) -> list[str]:

@@ -44,7 +44,7 @@ def summarise(plan: Mapping, cells: Sequence[Cell]) -> list[Row]:
     rows: list[Row] = []
     for group in by_target(cells):
         reference = reference_of(plan, group)
-        own = [row_of(plan, cell, reference) for cell in group]
+        own = [row_of(plan, cell, levels_of(plan, cell), reference) for cell in group]
         mark_fronts(own)
         rows += own
     return rows
@@ -63,26 +63,32 @@ def reference_of(plan: Mapping, group: Sequence[Cell]) -> Reference:
     baseline = next(cell for cell in group if cell.name == plan["baseline"])
     aa = speedup_of(baseline)
     floor = verdicts.noise_floor(aa)
-    level = load.sustained(load.levels_of(baseline.loads))
+    levels = levels_of(plan, baseline)
+    level = load.sustained(levels)
     return Reference(
         aa=aa,
         noise_floor=floor,
         threshold=verdicts.threshold(floor),
         host_unfit=verdicts.unfit_sentence(aa),
-        images_per_s=load.replicate_rates(level, baseline.loads) if level else (),
+        images_per_s=level.rates if level else (),
         fid_margin=fid_margin(
             estimate_in((baseline.quality or {}).get("fid")), plan["quality"].get("fid_margin", FID_MARGIN)
         ),
-        economy=economy.baseline_of(baseline),
+        economy=economy.baseline_of(baseline, levels),
     )
 
 
-def row_of(plan: Mapping, cell: Cell, reference: Reference) -> Row:
+def levels_of(plan: Mapping, cell: Cell) -> list[load.Level]:
+    """The load levels of a cell, against the sweep's objective where it has one."""
+    return load.levels_of(cell.loads, plan["protocol"].get("objective_s"))
+
+
+def row_of(plan: Mapping, cell: Cell, levels: Sequence[load.Level], reference: Reference) -> Row:
     row = {
         **identity_fields(plan, cell),
         **latency_fields(cell),
         **speedup_fields(plan, cell, reference),
-        **capacity_fields(plan, cell, reference),
+        **capacity_fields(plan, cell, levels, reference),
         **arrivals_fields(cell.searches),
         **artifact_fields(cell),
         **quality_fields(cell.quality or {}, reference.fid_margin),
@@ -90,7 +96,7 @@ def row_of(plan: Mapping, cell: Cell, reference: Reference) -> Row:
     }
     row |= resource_fields(cell, row["sustained_clients"], row.pop("request_error"))
     price, _ = price_of(plan["targets"][cell.target])
-    row |= economy.economy_fields(cell, row, price, reference.economy)
+    row |= economy.economy_fields(cell, levels, row, price, reference.economy)
     told = [row.pop(f"{part}_warnings") for part in ("latency", "speedup", "capacity", "arrivals")]
     row["warnings"] = "; ".join(sum(told, batching.warnings(cell)))
     return row
@@ -193,9 +199,7 @@ def speedup_warnings(undisturbed: Estimate | None, typical: Estimate | None) -> 
 # --- capacity and cost ----------------------------------------------------------------------------------------------
 
 
-def capacity_fields(plan: Mapping, cell: Cell, reference: Reference) -> Row:
-    records = cell.loads
-    levels = load.levels_of(records, plan["protocol"].get("objective_s"))
+def capacity_fields(plan: Mapping, cell: Cell, levels: Sequence[load.Level], reference: Reference) -> Row:
     level = load.sustained(levels)
     rate = level.images_per_s if level else None
     knee = load.knee(levels)
@@ -205,7 +209,7 @@ def capacity_fields(plan: Mapping, cell: Cell, reference: Reference) -> Row:
     put(row, "images_per_s", rate)
     put(row, "requests_per_s", level.requests_per_s if level else None)
     # Not from pairs: the two throughputs were measured at different times, and the interval says so.
-    ratio = stats.ratio_interval(load.replicate_rates(level, records), reference.images_per_s) if level else None
+    ratio = stats.ratio_interval(level.rates, reference.images_per_s) if level else None
     put(row, "capacity_speedup", None if cell.name == plan["baseline"] else ratio)
     price, refused = price_of(plan["targets"][cell.target])
     for market in ("on_demand", "spot"):

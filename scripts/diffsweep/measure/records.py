@@ -257,10 +257,12 @@ def _times(value: float | list[float] | None) -> int:
 
 @dataclass(frozen=True)
 class _Known:
-    """Of a kind of record: the check of each field; those that look at more than a value's type; the values of fields
-    that may be missing; the fields' types, together, in records that were right: nearly all have the same.
+    """Of a kind of record: its fields' names; the check of each field; those that look at more than a value's type; the
+    values of fields that may be missing; the fields' types, together, in records that were right: nearly all
+    have the same.
     """
 
+    names: tuple[str, ...]
     checks: Mapping[str, Callable[[Any], bool]]
     closer: Mapping[str, Callable[[Any], bool]]
     defaults: Mapping[str, Any]
@@ -272,7 +274,8 @@ def _known_of(kind: type[Record]) -> _Known:
     checks = {field.name: _check_of_field(field) for field in fields(kind)}
     plain = {int, str, bool, NoneType}
     closer = {f.name: checks[f.name] for f in fields(kind) if not plain.issuperset(get_args(f.type) or (f.type,))}
-    return _Known(checks, closer, {f.name: f.default for f in fields(kind) if f.default is not MISSING}, set())
+    defaults = {f.name: f.default for f in fields(kind) if f.default is not MISSING}
+    return _Known(tuple(checks), checks, closer, defaults, set())
 
 
 def _parse(line: bytes, kind: type[Record], known: _Known) -> Record:
@@ -288,17 +291,22 @@ def _parse(line: bytes, kind: type[Record], known: _Known) -> Record:
         raise ValueError("not a record: not a JSON object")
     if document.get("schema") != SCHEMA:
         raise ValueError(f"schema is {document.get('schema')!r}; this version reads schema {SCHEMA}")
-    document = {**known.defaults, **document}  # a record of an earlier version lacks what was added since
-    try:
-        values = {name: document[name] for name in known.checks}
-    except KeyError as error:
-        raise ValueError(f"{error.args[0]} is missing") from None
+    values = document if tuple(document) == known.names else _in_order(document, known)
     types = tuple(map(type, values.values()))
     for name, check in (known.closer if types in known.right else known.checks).items():
         if not check(values[name]):
             raise ValueError(f"{name} is {str(values[name])[:40]!r}, which it cannot be")
     known.right.add(types)
     return kind(**values)
+
+
+def _in_order(document: Mapping, known: _Known) -> dict:
+    """The fields of a record that this version did not write itself, in this version's order."""
+    document = {**known.defaults, **document}  # one of an earlier version lacks what was added since
+    try:
+        return {name: document[name] for name in known.names}
+    except KeyError as error:
+        raise ValueError(f"{error.args[0]} is missing") from None
 
 
 def _refuse_constant(word: str) -> None:
