@@ -1,9 +1,10 @@
 """Makes all of `resources/` from nothing: data, CLIP, autoencoder, denoiser, scorers, evaluation.
 
-    PYTHONPATH=scripts python -m reference.build --work WORK
+    scripts/in_env scoring env PYTHONPATH=scripts python -m reference.build --work WORK
 
 About 100 minutes on two cores. Every stage that has left its output in WORK is skipped, so the same command goes on
-after a stop. Stages that do not need each other run side by side, one core each.
+after a stop. Stages that do not need each other run side by side, one core each. To see that all of it runs, without
+touching what ships: --share 0.02 --resources WORK/resources.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import argparse
 import subprocess
 import sys
 from pathlib import Path
+
+from reference import dataset, training
 
 # (programs that run side by side, the file each leaves behind)
 STAGES = (
@@ -28,24 +31,28 @@ STAGES = (
 )
 
 
-def command(program: str, work: Path) -> list[str]:
+def command(program: str, work: Path, resources: Path, share: float) -> list[str]:
     arguments = {
         "make_prompts": ["--out", "config/prompts"],
-        "dataset": [str(work / "data")],
-        "evaluate": ["--images", str(work / "images")],
-        "write_card": [],
+        "dataset": [str(work / "data"), "--count", str(round(dataset.COUNT * share))],
+        "assemble": ["--work", str(work), "--resources", str(resources)],
+        "evaluate": ["--images", str(work / "images"), "--resources", str(resources)],
+        "write_card": ["--resources", str(resources)],
     }.get(program, ["--work", str(work)])
-    return [sys.executable, "-m", f"reference.{program}", *arguments]
+    minutes = ["--minutes", str(training.MINUTES[program] * share)] if program in training.MINUTES else []
+    return [sys.executable, "-m", f"reference.{program}", *arguments, *minutes]
 
 
-def run_stage(programs: tuple[str, ...], outputs: tuple[str | None, ...], work: Path) -> None:
+def run_stage(
+    programs: tuple[str, ...], outputs: tuple[str | None, ...], work: Path, resources: Path, share: float
+) -> None:
     """Starts what is not done yet and waits for all of it; a failed program ends the build."""
     due = [
         (program, output)
         for program, output in zip(programs, outputs, strict=True)
         if output is None or not (work / output).exists()
     ]
-    started = [(program, output, subprocess.Popen(command(program, work))) for program, output in due]
+    started = [(program, output, subprocess.Popen(command(program, work, resources, share))) for program, output in due]
     for program, output, process in started:
         if process.wait():
             raise SystemExit(f"reference.{program} failed with exit code {process.returncode}")
@@ -54,13 +61,15 @@ def run_stage(programs: tuple[str, ...], outputs: tuple[str | None, ...], work: 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, required=True)
-    work = parser.parse_args().work
-    work.mkdir(parents=True, exist_ok=True)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True, help="folder of the data, weights and checkpoints")
+    parser.add_argument("--resources", type=Path, default=Path("resources"), help="where the model and scorers go")
+    parser.add_argument("--share", type=float, default=1.0, help="of the data, and of the training time")
+    options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
     for programs, outputs in STAGES:
         print("==", ", ".join(programs), flush=True)
-        run_stage(programs, outputs, work)
+        run_stage(programs, outputs, options.work, options.resources, options.share)
 
 
 if __name__ == "__main__":

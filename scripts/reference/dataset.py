@@ -11,6 +11,7 @@ import numpy as np
 
 from . import world
 
+COUNT = 80_000
 CHUNK = 1000
 
 
@@ -48,7 +49,7 @@ def load(folder: Path) -> Dataset:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--count", type=int, default=80_000)
+    parser.add_argument("--count", type=int, default=COUNT)
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     render(arguments.folder, arguments.count, arguments.seed)

@@ -66,7 +66,7 @@ def train(data: dataset.Dataset, minutes: float, seed: int) -> AttributeClassifi
 
 
 def main() -> None:
-    options = training.arguments(__doc__, minutes=2.5, seed=14).parse_args()
+    options = training.arguments(__doc__, minutes=training.MINUTES["train_classifier"], seed=14).parse_args()
     torch.set_num_threads(options.threads)
     classifier = train(dataset.load(options.work / "data"), options.minutes, options.seed)
     models.save_module(classifier, CONFIG, options.work / "classifier")

@@ -102,7 +102,7 @@ def train(data: dataset.Dataset, clip: CLIPModel, tokenizer, minutes: float, see
 
 
 def main() -> None:
-    options = training.arguments(__doc__, minutes=13, seed=12).parse_args()
+    options = training.arguments(__doc__, minutes=training.MINUTES["train_clip"], seed=12).parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     words.write(options.work / "tokenizer")

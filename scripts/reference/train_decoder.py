@@ -58,7 +58,7 @@ def train(vae: AutoencoderKL, data: dataset.Dataset, latents: np.ndarray, option
 
 
 def main() -> None:
-    options = training.arguments(__doc__, minutes=10, seed=16).parse_args()
+    options = training.arguments(__doc__, minutes=training.MINUTES["train_decoder"], seed=16).parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     vae = models.make_vae()

@@ -117,7 +117,7 @@ def write_reference(extractor: Extractor, prompts: Path, per_prompt: int, seed: 
 
 
 def main() -> None:
-    parser = training.arguments(__doc__, minutes=2.5, seed=15)
+    parser = training.arguments(__doc__, minutes=training.MINUTES["train_extractor"], seed=15)
     parser.add_argument("--prompts", type=Path, default=Path("config/prompts/default.yaml"))
     parser.add_argument("--per-prompt", type=int, default=20, help="reference images per prompt")
     parser.add_argument("--only-reference", action="store_true", help="keep WORK/fid's weights")

@@ -154,7 +154,7 @@ def train(rank: int, options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = training.arguments(__doc__, minutes=60, seed=13)
+    parser = training.arguments(__doc__, minutes=training.MINUTES["train_unet"], seed=13)
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--batch", type=int, default=64, help="images per step, over all processes")
     parser.add_argument("--pair-share", type=float, default=0.3, help="share of training pictures with two objects")

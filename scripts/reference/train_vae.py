@@ -86,7 +86,7 @@ def train(
 
 
 def main() -> None:
-    parser = training.arguments(__doc__, minutes=13, seed=11)
+    parser = training.arguments(__doc__, minutes=training.MINUTES["train_vae"], seed=11)
     parser.add_argument("--go-on", action="store_true", help="start from WORK/vae.safetensors")
     parser.add_argument("--decoder-only", action="store_true")
     parser.add_argument("--peak-rate", type=float, default=PEAK_RATE)

@@ -13,6 +13,15 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+# How long each program trains, on one core (train_unet: on all).
+MINUTES = {
+    "train_clip": 13.0,
+    "train_vae": 13.0,
+    "train_decoder": 10.0,
+    "train_unet": 60.0,
+    "train_classifier": 2.5,
+    "train_extractor": 2.5,
+}
 WARM_UP = 0.02  # share of the training time in which the learning rate rises
 
 
