@@ -3,10 +3,14 @@
     python tests/benchmarks/large_sweep.py [--keep FOLDER] [--out results/published/timings.csv]
 
 The results are synthetic (tests/synthetic). Every figure has its limit beside it; a missed one makes it exit with 1.
+With Chromium on the PATH, how long the report keeps a browser busy is told, too.
 """
 
 import argparse
+import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -36,6 +40,25 @@ MATRIX = {
         "guidance": [2.0, 3.0, 4.0, 5.0],
     }
 }
+
+
+# Runs in the report when it has been loaded; reading a height makes the browser lay out what is there.
+PROBE = """<script>
+addEventListener("load", () => {
+  document.body.offsetHeight;
+  const seconds = { load: performance.now() / 1000 };
+  const time = (name, act) => {
+    const began = performance.now();
+    act();
+    document.body.offsetHeight;
+    seconds[name] = (performance.now() - began) / 1000;
+  };
+  const search = document.querySelector(".filter input[type=search]");
+  time("filter", () => { search.value = "openvino int8"; search.dispatchEvent(new Event("input")); });
+  time("sort", () => [...document.querySelectorAll("table.large th button")].at(-1).click());
+  document.title = JSON.stringify(seconds);
+});
+</script>"""
 
 
 @dataclass(frozen=True)
@@ -127,7 +150,9 @@ def measure(folder: Path) -> list[Figure]:
     if "Nothing to be done" not in nothing.output:
         sys.exit(f"there was something to be done:\n{nothing.output[-2000:]}")
     aggregate, plots, report = tables(folder, "large-3")
-    size = (folder / "results/large-3/report.html").stat().st_size
+    page = folder / "results/large-3/report.html"
+    size = page.stat().st_size
+    browser = browse(page)
     plan = synthetic.make_plan(synthetic.make_variants()[:2], replicates=5, requests=5000)
     synthetic.make_results(folder, plan | {"sweep": "records"}, pictures=False)
     records = tables(folder, "records")[0]
@@ -142,9 +167,27 @@ def measure(folder: Path) -> list[Figure]:
         Figure("report on them", report.seconds, "s", 60),
         Figure("report: memory", report.peak_bytes / GB, "GB", 2),
         Figure("report: size", size / 1e6, "MB", 25),
+        *browser,
         Figure("analysis of 100,000 records", records.seconds, "s", 10),
         Figure("analysis of 100,000 records: memory", records.peak_bytes / GB, "GB", 1),
     ]
+
+
+def browse(page: Path) -> list[Figure]:
+    """How long Chromium takes until the report is laid out, and until its table is filtered and sorted."""
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        print("no Chromium on the PATH: the report in a browser was not measured", flush=True)
+        return []
+    probed = page.with_name("probed.html")
+    probed.write_text(page.read_text(encoding="utf-8").replace("</body>", f"{PROBE}</body>"), encoding="utf-8")
+    with tempfile.TemporaryDirectory() as profile:
+        options = ("--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}", "--dump-dom")
+        shown = cost_of(chromium, *options, probed.as_uri(), cwd=page.parent)
+    seconds = json.loads(re.search(r"<title>(\{.*?\})</title>", shown.output)[1])
+    names = {"load": "laid out", "filter": "table filtered", "sort": "table sorted"}
+    limits = {"load": 5, "filter": 0.5, "sort": 0.5}
+    return [Figure(f"report in a browser: {names[key]}", value, "s", limits[key]) for key, value in seconds.items()]
 
 
 def finish(folder: Path, snakemake: tuple[str, ...]) -> None:
