@@ -77,6 +77,8 @@ def test_a_folder_is_its_content_not_its_times(tmp_path):
     first = digests.folder_digest(folder, tmp_path / "cache.json")
     shutil.copytree(folder, tmp_path / "b")
     assert digests.folder_digest(tmp_path / "b", tmp_path / "cache.json") == first
+    (folder / "README.md").write_text("a better card")
+    assert digests.folder_digest(folder, tmp_path / "cache.json") == first
     (folder / "weights").write_bytes(b"2")
     assert digests.folder_digest(folder, tmp_path / "cache.json") != first
 

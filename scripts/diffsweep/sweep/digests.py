@@ -123,7 +123,7 @@ def _has_docstring(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.Async
 
 
 def folder_digest(folder: Path, cache_file: Path) -> str:
-    """A digest over the names and contents of the files below `folder`.
+    """A digest over the names and contents of the files below `folder`, a model's; its card, README.md, does not count.
 
     Contents are hashed once: `cache_file` remembers them by path, size and modification time, since a model may have
     many gigabytes and this runs each time the workflow is parsed.
@@ -131,7 +131,7 @@ def folder_digest(folder: Path, cache_file: Path) -> str:
     remembered = _read_cache(cache_file)
     fresh = dict(remembered)
     lines = []
-    for path in list_files(folder):
+    for path in (path for path in list_files(folder) if path.name != "README.md"):
         stat = path.stat()
         key = f"{path} {stat.st_size} {stat.st_mtime_ns}"
         fresh[key] = remembered.get(key) or digest_file(path)
