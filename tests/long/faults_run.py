@@ -3,16 +3,17 @@
     .venv/bin/python tests/long/faults_run.py --faults 50 --out results/published/faults.json
 
 Each fault: some results are taken away, the sweep is started, and at a random moment one process is killed with signal
-9: Snakemake itself, a server, a job, or the build of an environment. Then: no process is left over, the same command
-ends well, every cell is measured, and scripts/verify finds nothing wrong. Seeded: --seed 0 plans the same faults each
-time.
+9: Snakemake itself, a server, a job, or the build of an environment. Then: no process and no lock is left over, the
+same command ends well, every cell is measured, nothing is half-written, and scripts/verify finds nothing wrong. Seeded:
+--seed 0 plans the same faults each time.
 
---out is written after every fault, and the same command goes on after the last one that stands there. A fault that is
-not got over ends the run; its number and its folder are printed, and the folder stays as it was.
+--out is written after every fault, and the same command goes on after the last one that stands there, by the same code.
+A fault that is not got over ends the run; its number and its folder are printed, and the folder stays as it was.
 """
 
 import argparse
 import csv
+import fcntl
 import json
 import os
 import random
@@ -34,9 +35,9 @@ sys.path[:0] = [str(TESTS), str(TESTS / "benchmarks"), str(TESTS.parent / "scrip
 from figures import circumstances  # noqa: E402
 
 from conftest import copy_project  # noqa: E402
-from diffsweep.sweep.files import read_json, write_json  # noqa: E402
+from diffsweep.sweep.files import partial_paths, read_json, write_json  # noqa: E402
 
-# The smallest sweep that goes through every stage of one engine, with variants that share servers and a pipeline.
+# The smallest sweep that goes through every stage, with two engines, and variants that share servers and a pipeline.
 SWEEP = {
     "sweep": "faults",
     "models": {"reference": {"path": "resources/reference-model", "width": 64, "height": 64}},
@@ -48,6 +49,7 @@ SWEEP = {
         "ddim-3": {"parent": "fp32", "steps": 3},
         "bf16": {"parent": "fp32", "precision": "bf16"},
         "bf16-3": {"parent": "bf16", "steps": 3},
+        "onnxruntime": {"parent": "fp32", "engine": "onnxruntime"},
     },
     "protocol": {"distinct_prompts": 2, "warmup": 1, "replicates": 1, "requests": 2, "block": 1, "levels": [1]}
     | {"requests_per_level": 2},
@@ -59,7 +61,10 @@ IMAGES, SCORES = f"{CELLS}/images.json", f"{CELLS}/quality.json"
 REPLICATES = f"{CELLS}/replicate-1/replicate.json"
 # What is taken away, so that the sweep has something to do, and about how long it then takes. Snakemake does not miss
 # an intermediate file while what was made from it is there, so that goes, too.
+ONNX = ("results/artifacts/reference/onnx/manifest.json", "results/artifacts/reference/onnxruntime-fp32/manifest.json")
+OF_ONNX = tuple(path.replace("/*/", "/onnxruntime/") for path in (REPLICATES, IMAGES, SCORES))
 STAGES = {
+    "export": ((*ONNX, *OF_ONNX, SUMMARY), 60.0),
     "convert": (("results/artifacts/reference/torch-fp32/manifest.json", REPLICATES, IMAGES, SCORES, SUMMARY), 60.0),
     "measure": ((REPLICATES, SUMMARY), 30.0),
     "images": ((IMAGES, SCORES, SUMMARY), 30.0),
@@ -69,13 +74,16 @@ STAGES = {
 KINDS = {
     "snakemake": tuple(STAGES),
     "job": tuple(STAGES),
-    "server": ("convert", "measure"),
-    "environment": ("score",),
+    "server": ("export", "convert", "measure"),
+    "environment": ("convert", "measure", "score"),
 }
+# The environment whose build is killed in a stage.
+ENVIRONMENTS = {"convert": "torch", "measure": "onnxruntime", "score": "scoring"}
 # How long the first server and the build of an environment live, which are there for a part of a sweep only.
-LIVES_S = {"server": 15.0, "environment": 4.0}
+LIVES_S = {"server": 15.0, "environment": 1.5}
 # The job that is killed in each stage, and about how long the first of them lives.
 JOBS = {
+    "export": ("export_onnx.py", 15.0),
     "convert": ("convert.py", 15.0),
     "measure": ("benchmark.py", 15.0),
     "images": ("generate_images.py", 10.0),
@@ -160,12 +168,18 @@ def processes_in(folder: Path) -> Iterator[tuple[int, str]]:
 def victims(kind: str, stage: str, folder: Path, main: int) -> list[tuple[int, str]]:
     if kind == "snakemake":
         return [(main, "snakemake")]
-    builders = ("uv venv", "uv pip", "in_env scoring")
-    wanted = {"server": ("serve.py",), "job": JOBS[stage][:1], "environment": builders}[kind]
+    if kind == "environment" and any(path.joinpath(".complete").exists() for path in environments(folder, stage)):
+        return []  # built
+    wanted = {"server": ("serve.py",), "job": JOBS[stage][:1], "environment": ("uv venv", "uv pip", "in_env")}[kind]
     found = [(pid, line) for pid, line in processes_in(folder) if pid != main and any(w in line for w in wanted)]
     # A server's and a build's command line stand in that of the shell and the job that started them, too.
     own = [(pid, line) for pid, line in found if Path(line.split(" ")[0]).name not in ("bash", "sh")]
     return [(pid, next(w for w in wanted if w in line)) for pid, line in own]
+
+
+def environments(folder: Path, stage: str) -> list[Path]:
+    """What there is of the environment whose build is killed in `stage`."""
+    return [path for path in (folder / ".envs").glob(f"{ENVIRONMENTS[stage]}-*") if path.is_dir()]
 
 
 def strike(folder: Path, kind: str, stage: str, moment_s: float, rng: random.Random) -> tuple[float, str, int]:
@@ -176,8 +190,8 @@ def strike(folder: Path, kind: str, stage: str, moment_s: float, rng: random.Ran
     for path in (path for pattern in STAGES[stage][0] for path in folder.glob(pattern)):
         path.unlink()
     if kind == "environment":
-        for path in (folder / ".envs").glob("scoring-*"):
-            path.unlink() if path.is_symlink() or path.is_file() else shutil.rmtree(path)
+        for path in environments(folder, stage):
+            path.unlink() if path.is_symlink() else shutil.rmtree(path)
     began_s = time.monotonic()
     process = start(folder)
     while process.poll() is None and not victims(kind, stage, folder, process.pid):
@@ -202,6 +216,12 @@ def check_left_over(folder: Path) -> None:
         if time.monotonic() > deadline:
             raise Broken(f"processes were left over: {left}")
         time.sleep(0.2)
+    for path in (folder / ".snakemake/diffsweep/lock", *(folder / ".envs").glob("*.flock")):
+        with open(path, "a") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise Broken(f"{path} is still locked") from None
 
 
 def check_results(folder: Path) -> None:
@@ -213,6 +233,8 @@ def check_results(folder: Path) -> None:
         failed = {row["variant"]: row["reason"] for row in csv.DictReader(handle) if row["status"] != "ok"}
     if failed:
         raise Broken(f"cells that the same command does not do again: {failed}")
+    if halves := partial_paths(folder / "results"):
+        raise Broken(f"half-written: {halves}")
 
 
 def plan_fault(number: int, seed: int) -> tuple[str, str, float, random.Random]:
@@ -260,8 +282,8 @@ def begun(out: Path | None, seed: int) -> tuple[list[dict], float]:
     if out is None or not out.exists():
         return [], 0.0
     document = read_json(out)
-    if (document["schema"], document["seed"]) != (2, seed):
-        sys.exit(f"faults_run: {out} holds faults of another seed or version; name another file")
+    if (document["seed"], document["git_revision"]) != (seed, circumstances()["git_revision"]):
+        sys.exit(f"faults_run: {out} holds faults of another seed or by other code; name another file")
     return document["faults"], document["seconds"]
 
 
@@ -279,7 +301,7 @@ def main() -> None:
         for fault in run(folder, numbers, options.seed, lambda text: print(text, flush=True)):
             faults.append(asdict(fault))
             if options.out:
-                known = {"schema": 2, "seed": options.seed, "planned": options.faults, "got_over": len(faults)}
+                known = {"schema": 3, "seed": options.seed, "planned": options.faults, "got_over": len(faults)}
                 seconds = round(earlier_s + time.monotonic() - began_s, 1)
                 write_json(options.out, {**known, **circumstances(), "seconds": seconds, "faults": faults})
     except Broken as problem:
