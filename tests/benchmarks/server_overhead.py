@@ -1,10 +1,12 @@
-"""What our server costs: sampling through HTTP against a bare loop around the same pipeline.
+"""What measuring costs: requests through our server against a bare loop around the same pipeline, and requests while
+the server is watched against the same requests while it is not.
 
-Both run in one process, on one pipeline object and in one thread, alternating A B B A request by request, so that
-nothing else can differ; the client is a process of its own, as in a measurement. Prints the ratios of sampling times
-(undisturbed steps, as a sweep compares them; the goal is 1 within 1 %), of whole requests, and of the process's CPU
-time, each with its 95 % interval from groups of pairs, and as JSON in the last line. Exits with 1 when sampling is
-slower by more than 1 % beyond doubt.
+All run in one process, on one pipeline object and in one thread, alternating A B B A request by request, so that
+nothing else can differ; the client is a process of its own, as in a measurement, and its thread watches the server four
+times a second, as in a measurement. Prints the ratios of the denoising loop's times (undisturbed steps, as a sweep
+compares them; the goals are 1 within 1 % for the server, within 0.5 % for watching it), of whole requests, and of the
+process's CPU time, each with its 95 % interval from groups of pairs. Exits with 1 when the loop is slower than its goal
+beyond doubt.
 
     .venv/bin/python tests/benchmarks/server_overhead.py [--pairs 200] [--steps 25] [--model FOLDER]
 """
@@ -17,16 +19,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from figures import Figure
+
     from diffsweep.analysis.stats import Estimate
 
 PROJECT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(PROJECT / "scripts"))
-LIMIT = 1.01
+LIMITS = {"through the server / bare": 1.01, "watched / not watched": 1.005}
+PARTS = {"denoising loop": "step_s", "whole request": "whole_s", "CPU time": "cpu_s"}
 GROUP = 10  # pairs that give one ratio; the interval comes from the variation between groups
 PROMPT = "a large plain red circle on a blue background"
 WARMUP = 3
@@ -93,7 +99,9 @@ class Subject:
     """The measured process and a connection to its server."""
 
     def __init__(self, options: argparse.Namespace, folder: str):
+        from diffsweep.measure import gpu
         from diffsweep.measure.clients import Client
+        from diffsweep.measure.records import RecordWriter
 
         inside = ["env", f"PYTHONPATH={PROJECT / 'scripts'}", "python", __file__, "--inside", folder]
         settings = ["--model", str(options.model), "--steps", str(options.steps), "--threads", str(options.threads)]
@@ -101,6 +109,7 @@ class Subject:
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.client = Client(self._read()["port"], timeout_s=600)
         self.client.connect()
+        self._device, self._samples = gpu.open_device(), RecordWriter(f"{folder}/resources.jsonl")
 
     def _read(self) -> dict:
         return json.loads(self.process.stdout.readline())
@@ -123,57 +132,58 @@ class Subject:
             sys.exit(f"server_overhead: {reply.error}: {reply.detail}")
         return Request(reply.metrics["step_s"], reply.e2e_s, self._ask("cpu")["cpu_s"] - before["cpu_s"])
 
+    def watched(self) -> Request:
+        """Also sampled, from before the request until after it."""
+        from diffsweep.measure.sampler import Sampler
 
-def measure(subject: Subject, pairs: int) -> list[tuple[Request, Request]]:
-    """(bare, through the server), in turns."""
+        with Sampler({"server": [self.process.pid]}, self._device, self._samples):
+            return self.http()
+
+
+Pair = tuple[Request, Request]
+
+
+def measure(one: Callable[[], Request], other: Callable[[], Request], pairs: int) -> list[Pair]:
+    """(one, other), in turns A B B A."""
     for _ in range(WARMUP):
-        subject.bare(), subject.http()
+        one(), other()
     found = []
     for number in range(pairs):
         if number % 2 == 0:
-            bare, http = subject.bare(), subject.http()
+            found.append((one(), other()))
         else:
-            http, bare = subject.http(), subject.bare()
-        found.append((bare, http))
+            last = other()
+            found.append((one(), last))
     return found
 
 
-def ratio(pairs: list[tuple[Request, Request]], part: str) -> "Estimate":
-    """Undisturbed time through the server / bare, from the ratio of each group of pairs."""
+def ratio(pairs: list[Pair], part: str) -> "Estimate":
+    """Undisturbed time of the other side / the one, from the ratio of each group of pairs."""
     from diffsweep.analysis import stats  # which the measured process has not got
 
     logs = []
     for first in range(0, len(pairs) - GROUP + 1, GROUP):
         sides = zip(*pairs[first : first + GROUP], strict=True)
-        bare_s, http_s = (float(stats.undisturbed([getattr(r, part) for r in side]).sum()) for side in sides)
-        logs.append(math.log(http_s / bare_s))
+        one_s, other_s = (float(stats.undisturbed([getattr(r, part) for r in side]).sum()) for side in sides)
+        logs.append(math.log(other_s / one_s))
     return stats.speedup(logs)
 
 
-def report(pairs: list[tuple[Request, Request]], out: Path | None) -> int:
-    """Print the comparison, and keep it at `out`; the exit code."""
-    parts = {"sampling": "step_s", "whole": "whole_s", "cpu": "cpu_s"}
-    found = {name: ratio(pairs, part) for name, part in parts.items()}
-    for name, compared in found.items():
-        interval = f"{compared.low:.4f} to {compared.high:.4f}"
-        print(f"{name}: through the server / bare {compared.value:.4f} ({interval})")
-    bare_s, http_s = (statistics.median(r.whole_s for r in side) for side in zip(*pairs, strict=True))
-    print(f"medians of whole requests: bare {bare_s:.4f} s, through the server {http_s:.4f} s")
-    sampling = found["sampling"]
-    verdict = "too slow" if sampling.low > LIMIT else "cannot tell" if sampling.high > LIMIT else "within 1 %"
-    print(f"verdict: {verdict}")
-    print(json.dumps({**{name: asdict(e) for name, e in found.items()}, "pairs": len(pairs), "verdict": verdict}))
-    if out:
-        from figures import RATIO, Figure, keep
+def report(what: str, pairs: list[Pair]) -> tuple[list["Figure"], str]:
+    """Print a comparison; its figures, and whether the denoising loop kept to its limit."""
+    from figures import RATIO, Figure
 
-        ends = {"": sampling.value, ", interval from": sampling.low, ", interval to": sampling.high}
-        kept = [
-            Figure(f"sampling: through the server / bare{end}", value, RATIO, None if end else LIMIT)
-            for end, value in ends.items()
-        ]
-        whole = Figure("whole request: through the server / bare", found["whole"].value, RATIO)
-        keep(out, Path(__file__).stem, [*kept, whole])
-    return int(verdict == "too slow")
+    found = {name: ratio(pairs, part) for name, part in PARTS.items()}
+    for name, compared in found.items():
+        print(f"{name}: {what} {compared.value:.4f} ({compared.low:.4f} to {compared.high:.4f})")
+    medians_s = (statistics.median(r.whole_s for r in side) for side in zip(*pairs, strict=True))
+    print("medians of whole requests: {1:.4f} s against {0:.4f} s".format(*medians_s))
+    loop, limit = found["denoising loop"], LIMITS[what]
+    verdict = "too slow" if loop.low > limit else "cannot tell" if loop.high > limit else "within the limit"
+    print(f"verdict: {verdict} of {limit}", flush=True)
+    ends = {"": loop.value, ", interval from": loop.low, ", interval to": loop.high}
+    kept = [Figure(f"denoising loop: {what}{end}", value, RATIO, None if end else limit) for end, value in ends.items()]
+    return [*kept, Figure(f"whole request: {what}", found["whole request"].value, RATIO)], verdict
 
 
 def main() -> None:
@@ -193,11 +203,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, measuring_alone():
         subject = Subject(options, folder)
         try:
-            pairs = measure(subject, options.pairs)
+            sides = ((subject.bare, subject.http), (subject.http, subject.watched))
+            told = [report(what, measure(*two, options.pairs)) for what, two in zip(LIMITS, sides, strict=True)]
         finally:
             subject.process.kill()
             subject.process.wait()
-    sys.exit(report(pairs, options.out))
+    if options.out:
+        from figures import keep
+
+        keep(options.out, Path(__file__).stem, [figure for figures, _ in told for figure in figures])
+    sys.exit(int(any(verdict == "too slow" for _, verdict in told)))
 
 
 if __name__ == "__main__":

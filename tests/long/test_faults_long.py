@@ -5,14 +5,21 @@ import re
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 
 import faults_run
 import pytest
+import yaml
 
 from conftest import PROJECT
+from diffsweep.sweep.files import read_json
 
+TWO_VARIANTS = {name: faults_run.SWEEP["variants"][name] for name in ("fp32", "bf16")}
 UP = "import fcntl, socket, struct; fcntl.ioctl(socket.socket(), 0x8914, struct.pack('16sh', b'lo', 0x1 | 0x40))"
 
 
@@ -31,6 +38,19 @@ def small_disk(folder: Path, mebibytes: int):
         yield
     finally:
         subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def fill(project: Path) -> Path:
+    filler = project / "results" / "filler"
+    filler.write_bytes(bytes(shutil.disk_usage(project / "results").free))
+    return filler
+
+
+def fill_once_measuring(project: Path, ended: Callable[[], bool]) -> None:
+    growing = faults_run.CELLS + "/replicate-1/latency.jsonl.partial"
+    while not ended() and not any(path.stat().st_size for path in project.glob(growing)):
+        time.sleep(0.02)
+    fill(project)
 
 
 def resize(folder: Path, options: str) -> None:
@@ -52,6 +72,14 @@ def sweep(folder: Path, *arguments: str, before: tuple[str, ...] = ()) -> subpro
     )
 
 
+def sweep_while(folder: Path, meddle: Callable) -> subprocess.CompletedProcess:
+    """A sweep, and what is done to it meanwhile."""
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(sweep, folder)
+        meddle(folder, running.done)
+        return running.result()
+
+
 def test_disks_that_are_full_or_read_only(project):
     """Full during conversion, then during the measurement, then read-only: each time one clear line, and the same
     command completes afterwards."""
@@ -61,21 +89,19 @@ def test_disks_that_are_full_or_read_only(project):
         assert done.returncode != 0
         assert re.search(r"^convert: .*No space left on device.*same command again$", done.stdout, re.MULTILINE)
         assert not (project / manifest).exists()
-        resize(project / "results", "size=90m")
+        resize(project / "results", "size=200m")
         done = sweep(project, manifest)
         assert done.returncode == 0, done.stdout[-3000:]
 
-        filler = project / "results" / "filler"
-        free = shutil.disk_usage(project / "results").free
-        filler.write_bytes(bytes(free))  # nothing can begin
+        filler = fill(project)  # nothing can begin
         done = sweep(project)
         assert re.search(r"^diffsweep: results/faults/: No space left.*same command again$", done.stdout, re.MULTILINE)
         assert "Error in file" not in done.stdout
 
-        filler.write_bytes(bytes(free - 6 * 4096))
-        done = sweep(project)
+        filler.unlink()
+        done = sweep_while(project, fill_once_measuring)
         assert done.returncode != 0
-        assert "No space left on device" in done.stdout, done.stdout[-3000:]
+        assert re.search(r"^benchmark: .*No space left.*same command again$", done.stdout, re.MULTILINE), done.stdout
         assert "Traceback" not in done.stdout
         filler.unlink()
         done = sweep(project)
@@ -100,6 +126,37 @@ def test_a_sweep_whose_environments_are_built_needs_no_network(tmp_path):
     done = sweep(folder, before=offline)
     assert done.returncode == 0, done.stdout[-3000:]
     faults_run.check_results(folder)
+
+    torch = next(path for path in (folder / ".envs").glob("torch-*") if path.is_dir())
+    torch.unlink()
+    (folder / "results/artifacts/reference/torch-bf16/manifest.json").unlink()
+    empty = ("env", f"UV_CACHE_DIR={tmp_path / 'cache'}")  # nothing there that an earlier build has fetched
+    done = sweep(folder, "results/artifacts/reference/torch-bf16/manifest.json", before=(*empty, *offline))
+    assert done.returncode != 0 and "Traceback" not in done.stdout
+    assert "environment 'torch' could not be built from envs/torch.lock" in done.stdout, done.stdout[-3000:]
+    locked = re.findall(r"^([a-z0-9-]+)==", (folder / "envs/torch.lock").read_text(), re.MULTILINE)
+    assert any(f"`{name}`" in done.stdout for name in locked), done.stdout[-3000:]
+
+
+def test_sweeps_in_two_folders_never_measure_at_once(tmp_path):
+    one, other = tmp_path / "one", tmp_path / "other"
+    for folder in (one, other):
+        faults_run.prepare(folder)
+        (folder / "config/faults.yaml").write_text(yaml.safe_dump({**faults_run.SWEEP, "variants": TWO_VARIANTS}))
+    with ThreadPoolExecutor(2) as pool:
+        for done in pool.map(sweep, (one, other)):
+            assert done.returncode == 0, done.stdout[-3000:]
+    (ours, theirs) = (
+        [
+            (notes["started_unix_s"], notes["ended_unix_s"])
+            for notes in map(read_json, folder.glob(faults_run.REPLICATES))
+        ]
+        for folder in (one, other)
+    )
+    assert len(ours) == len(theirs) == len(TWO_VARIANTS)
+    assert all(a_end <= b_start or b_end <= a_start for (a_start, a_end), (b_start, b_end) in product(ours, theirs))
+    # they did take turns: neither waited for the other's whole sweep
+    assert min(ours) < max(theirs) and min(theirs) < max(ours)
 
 
 def test_thousands_of_broken_configs():

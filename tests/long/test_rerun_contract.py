@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -237,3 +238,23 @@ def test_two_sweeps_share_their_artifacts(copy):
     (copy / "config/other.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     assert not any(job.startswith(("convert", "export")) for job in jobs(copy, config="config/other.yaml"))
     assert jobs(copy) == set()
+
+
+PACKAGE = "sniffio==1.3.1"  # small, pure Python, and in no lock of the sweep
+
+
+def test_the_page_of_an_update_compares_what_it_touched(copy):
+    (receipt,) = (copy / "results/envs").glob("onnxruntime-*.txt")
+    lock = copy / "envs/onnxruntime.lock"
+    lock.write_text(f"{lock.read_text()}{PACKAGE}\n")
+    sweep(copy)
+    page = (copy / "results/smoke/update.html").read_text()
+    assert "sniffio" in page and "onnxruntime" in page
+    assert 'href="update.html"' in (copy / "results/smoke/report.html").read_text()
+    command = [sys.executable, "scripts/compare", receipt.stem, "smoke"]
+    told = subprocess.run(command, cwd=copy, capture_output=True, text=True)
+    assert told.returncode == 0, told.stderr
+    assert "environment onnxruntime: sniffio" in told.stdout
+    (line,) = (line for line in told.stdout.splitlines() if line.split()[:1] == ["onnxruntime"])
+    assert any(verdict in line for verdict in ("faster", "slower", "within noise", "cannot tell"))
+    assert any("fp32" in line and "ddim-4" in line for line in told.stdout.splitlines() if "same" in line)

@@ -15,6 +15,7 @@ import sys
 import time
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -61,7 +62,7 @@ def slurm(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """A copy of the project with the smallest sweep that has two variants and two targets, each a partition."""
+    """A copy of the project with the smoke sweep's variants on two targets, each a partition, made short."""
     folder = copy_project(tmp_path_factory.mktemp("sweep"))
     local = yaml.safe_load((folder / "config/targets.yaml").read_text())["targets"]["local"]
     smoke = yaml.safe_load((folder / "config/smoke.yaml").read_text())
@@ -75,7 +76,7 @@ def folder(tmp_path_factory) -> Path:
         "targets": list(targets),
         "targets_file": "config/partitions.yaml",
         "baseline": "fp32",
-        "variants": {"fp32": baseline, "ddim-2": {"parent": "fp32", "steps": 2}},
+        "variants": {**smoke["variants"], "fp32": baseline},
         "protocol": {
             **{"distinct_prompts": 2, "warmup": 1, "replicates": 1, "requests": 2, "block": 1},
             **{"levels": [1], "requests_per_level": 3},
@@ -206,9 +207,8 @@ def test_the_sweep_ends_complete(run):
     assert run.returncode == 0, run.text[-6000:]
     with open(run.folder / SWEEP / "summary.csv", newline="") as handle:
         rows = list(csv.DictReader(handle))
-    assert {(row["target"], row["variant"]) for row in rows} == {
-        (target, variant) for target in PARTITIONS for variant in ("fp32", "ddim-2")
-    }
+    variants = yaml.safe_load((run.folder / CONFIG).read_text())["variants"]
+    assert {(row["target"], row["variant"]) for row in rows} == set(product(PARTITIONS, variants))
     assert all(row["status"] == "ok" for row in rows), [row["reason"] for row in rows]
     assert (run.folder / SWEEP / "report.html").exists()
 
@@ -224,7 +224,7 @@ def test_every_fault_happened_and_only_those_jobs_were_lost(run):
 
 
 def test_every_job_ran_in_the_partition_of_its_target(run):
-    assert {job.rule for job in run.jobs.values()} == {"convert", "benchmark", "images", "score"}
+    assert {job.rule for job in run.jobs.values()} == {"export_onnx", "convert", "benchmark", "images", "score"}
     for job in run.jobs.values():
         target = next((name for name in PARTITIONS if name in job.wildcards), "cpu-a")
         assert job.partition == target, job
@@ -242,14 +242,41 @@ def test_no_job_built_an_environment(run):
     assert all("building environment" not in path.read_text(errors="replace") for path in logs)
 
 
-def test_one_machine_would_make_the_same_files(run):
-    """The same command without the profile: the same files are wanted, and each is taken as it is."""
+def test_without_the_profile_there_is_nothing_left_to_do(run):
+    """The same command on one machine: the same files are wanted, and each is taken as it is."""
     done = snakemake(run.folder, "--configfile", CONFIG, "--dry-run")
     assert "Nothing to be done" in done.stdout, done.stdout[-3000:]
     summary = snakemake(run.folder, "--configfile", CONFIG, "--summary")
     wanted = {line.split("\t")[0] for line in summary.stdout.splitlines() if line.startswith("results/")}
     assert len(wanted) > 20
     assert [path for path in wanted if not (run.folder / path).exists()] == []
+
+
+def test_one_machine_makes_the_same_files_and_rows(run, tmp_path):
+    """The same sweep in another folder, by targets that are this machine."""
+    here = copy_project(tmp_path / "here")
+    targets = yaml.safe_load((run.folder / "config/partitions.yaml").read_text())["targets"]
+    local = {name: {key: value for key, value in target.items() if key != "slurm"} for name, target in targets.items()}
+    (here / "config/partitions.yaml").write_text(yaml.safe_dump({"targets": local}))
+    shutil.copy(run.folder / CONFIG, here / CONFIG)
+    done = snakemake(here, "--configfile", CONFIG)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert results_in(here) == results_in(run.folder)
+    rows_here, rows_there = (keys_and_columns(folder / SWEEP / "summary.csv") for folder in (here, run.folder))
+    assert rows_here == rows_there
+
+
+def results_in(folder: Path) -> set[str]:
+    """What the sweep has left, without the logs and the states, which are named by time."""
+    paths = (path for place in (SWEEP, "results/artifacts") for path in (folder / place).rglob("*"))
+    names = {path.relative_to(folder).as_posix() for path in paths if path.is_file() and path.suffix != ".log"}
+    return {name for name in names if not name.startswith(f"{SWEEP}/states/")}
+
+
+def keys_and_columns(table: Path) -> tuple[list[str], list[tuple[str, ...]]]:
+    with open(table, newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    return list(rows[0]), [tuple(row[key] for key in ("model", "target", "variant", "status")) for row in rows]
 
 
 def test_nothing_is_left_running(run):
