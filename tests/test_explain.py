@@ -75,6 +75,20 @@ def test_what_never_ran_is_new_and_what_another_job_makes_anew_is_named():
     assert causes(job(), NOTHING) == ["params have changed"]  # Snakemake's own words where there are no better ones
 
 
+@pytest.mark.parametrize(
+    ("outcome", "words"),
+    [
+        ({"status": "failed", "reason": "ran out of memory"}, "asked for again: ran out of memory"),
+        ({"status": "ok", "reason": None}, "asked for again: it was measured on another machine"),
+        (None, "asked for again"),
+    ],
+)
+def test_what_is_asked_for_again_says_how_it_had_ended(outcome, words):
+    spec = json.dumps({"attempt": 1, "variant": {"name": "v", "steps": 8}})
+    again = job(params=[spec, OLD_CODE], last={**job()["last"], "outcome": outcome})
+    assert causes(again, NOTHING) == [words]
+
+
 def test_the_replicates_of_a_cell_are_one_line_and_times_add_up():
     replicates = [job(wildcards={**job()["wildcards"], "replicate": str(n)}) for n in (1, 2, 3)]
     new = job("images", last=None)
