@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from diffsweep.sweep.explain import Lookup, causes, collect, lines, spec_changes
+from explain import packages_of
 
 NOTHING = Lookup({}, {}, {}, {})
 OLD_CODE, NEW_CODE = "a" * 16, "b" * 16
@@ -63,6 +64,12 @@ def test_a_lock_names_the_packages_that_moved():
     assert causes(changed, NOTHING) == ["envs/torch.lock changed"]
     receipts, locks = {"aaa111": {"idna": "3.11", "numpy": "2.3"}}, {"bbb222": {"idna": "3.12", "numpy": "2.3"}}
     assert causes(changed, Lookup({}, receipts, locks, {})) == ["envs/torch.lock: idna 3.11 -> 3.12"]
+
+
+def test_a_package_has_one_name_in_locks_and_receipts():
+    """A receipt names a package as its metadata does, with underscores; only what moved may be told."""
+    lock = "huggingface-hub==2.4.0 \\\n    --hash=sha256:0\nruamel-yaml==1.0\ntorch==2.13.0\n"
+    assert packages_of("huggingface_hub==2.4.0\nruamel.yaml==1.0\ntorch==2.13.0+cpu\n") == packages_of(lock)
 
 
 def test_what_never_ran_is_new_and_what_another_job_makes_anew_is_named():
