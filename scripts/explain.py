@@ -8,6 +8,7 @@ changed with its old and its new value. "last time" is what the same jobs took w
 """
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -73,10 +74,10 @@ def receipt_files() -> Iterator[Path]:
 
 
 def packages_of(text: str) -> dict[str, str]:
-    """package -> version, from a lock or a receipt; a local part (+cpu) is left out."""
+    """package -> version, from a lock or a receipt; without a local part (+cpu), the name as locks write it."""
     pinned = (line.split(";")[0].split()[0] for line in lock_requirements(text) if "==" in line)
     pairs = (requirement.split("==") for requirement in pinned if not requirement.startswith("--"))
-    return {name.lower(): version.split("+")[0] for name, version in pairs}
+    return {re.sub(r"[-_.]+", "-", name).lower(): version.split("+")[0] for name, version in pairs}
 
 
 def twins(plan: Mapping) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""`snakemake --lint`, but for the one message that does not apply here.
+"""`snakemake --lint`, but for the one message that does not apply here. Arguments are Snakemake's (a profile).
 
 Snakemake wants a conda or container directive in every rule that runs a program. It has no support for locked uv
 environments; the programs run inside theirs through scripts/in_env.
@@ -12,7 +12,8 @@ EXPECTED = "Specify a conda environment or container for each rule."
 
 
 def main() -> None:
-    done = subprocess.run([sys.executable, "-m", "snakemake", "--lint"], text=True, capture_output=True)
+    command = [sys.executable, "-m", "snakemake", "--lint", *sys.argv[1:]]
+    done = subprocess.run(command, text=True, capture_output=True)
     report = done.stdout + done.stderr
     messages = re.findall(r"^    \* (.+?):?$", report, re.MULTILINE)
     if not messages:

@@ -16,6 +16,8 @@ from diffsweep.sweep.files import digest_file
 from test_verify import whole  # noqa: F401  a fixture
 
 CONFIG = {"sweep": "default", "targets_file": "config/targets.yaml"}
+MEASURED_AT = "1" * 40
+RECEIPT = b"python==3.11.7\nidna==1.0\n"
 MAKER = {"HOME": "/data/people/zaphod", "USER": "zaphod", "LOGNAME": "zaphod", "HF_TOKEN": "hf_" + "z9" * 17}
 
 
@@ -31,7 +33,15 @@ def project(whole, tmp_path_factory) -> Path:  # noqa: F811
     half.mkdir()
     (half / "0001-1.png").write_text("half")
     (half / ".facts.json").write_text("{")
+    (folder / "results/envs").mkdir(exist_ok=True)
+    (folder / "results/envs/torch-aaaaaaaaaaaa.txt").write_bytes(RECEIPT)
+    (folder / "results/envs/torch-aaaaaaaaaaaa.log").write_text("building")
     (folder / "results/default/plot.log").write_text("File /home/zaphod/x")
+    notes = folder / "results/default/reference/local/bf16/replicate-1/replicate.json"
+    document = json.loads(notes.read_text())
+    notes.write_text(json.dumps({**document, "host": {**document["host"], "git_revision": MEASURED_AT}}))
+    for command in (("init", "--quiet"), ("add", "LICENSE"), ("commit", "--quiet", "--message=all")):
+        git(folder, "-c", "user.name=zaphod", "-c", "user.email=zaphod@example.org", *command)
     record = folder / ".snakemake/metadata" / urlsafe_b64encode(b"results/default/summary.csv").decode()
     record.parent.mkdir(parents=True)
     record.write_text(json.dumps({"rule": "aggregate", "starttime": 1.7e9, "endtime": 1.7e9 + 60, "params": []}))
@@ -39,6 +49,11 @@ def project(whole, tmp_path_factory) -> Path:  # noqa: F811
     (folder / "config.json").write_text(json.dumps(CONFIG))
     subprocess.run([sys.executable, "scripts/in_env", "bundle", "true"], cwd=folder, check=True)
     return folder
+
+
+def git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=folder, check=True, text=True, capture_output=True)
+    return done.stdout.strip()
 
 
 def bundle(folder: Path) -> subprocess.CompletedProcess:
@@ -72,9 +87,19 @@ def test_everything_that_a_sweep_consists_of_is_in_it(project, contents):
     assert json.loads(contents["results/default/provenance/config.json"]) == CONFIG
     assert json.loads(contents["results/default/provenance/machine.json"])["reference/local"]["cpu_model"]
     assert sum(name.startswith(".snakemake/metadata/") for name in contents) == 1
+    assert contents["results/envs/torch-aaaaaaaaaaaa.txt"] == RECEIPT
     endings, parts = (".log", ".pyc", "unet/model", ".zip"), ("..", ".partial")
     left = [name for name in contents if name.endswith(endings) or any(part in name for part in parts)]
     assert left == [] and not any(name.startswith("/") for name in contents)
+
+
+def test_it_names_the_revision_it_was_made_at_and_those_it_was_measured_at(project, contents):
+    source = json.loads(contents["results/default/provenance/source.json"])
+    assert source == {
+        "git_revision": git(project, "rev-parse", "HEAD"),
+        "git_dirty": False,
+        "measured_at_revisions": [MEASURED_AT],
+    }
 
 
 def test_nothing_in_it_names_its_maker(contents):

@@ -119,6 +119,16 @@ def test_a_package_that_cannot_be_had_is_named(tiny):
     assert "no-such-package-of-diffsweep" in err and "Traceback" not in err
 
 
+def test_a_package_whose_hash_is_another_is_not_installed(tiny):
+    lock = tiny / "envs" / "tiny.lock"
+    lock.write_text(re.sub(r"(sha256:)[0-9a-f]{64}", r"\g<1>" + "0" * 64, lock.read_text()))
+    process = in_env(tiny, *PROBE)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "iniconfig" in err and "ash mismatch" in err and "Traceback" not in err
+    assert not list((tiny / ".envs").glob("tiny-*/.complete"))
+
+
 # --- scripts/update_lock --------------------------------------------------------------------------------------------
 
 

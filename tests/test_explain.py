@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from diffsweep.sweep.explain import Lookup, causes, collect, lines, spec_changes
+from explain import packages_of
 
 NOTHING = Lookup({}, {}, {}, {})
 OLD_CODE, NEW_CODE = "a" * 16, "b" * 16
@@ -65,6 +66,12 @@ def test_a_lock_names_the_packages_that_moved():
     assert causes(changed, Lookup({}, receipts, locks, {})) == ["envs/torch.lock: idna 3.11 -> 3.12"]
 
 
+def test_a_package_has_one_name_in_locks_and_receipts():
+    """A receipt names a package as its metadata does, with underscores; only what moved may be told."""
+    lock = "huggingface-hub==2.4.0 \\\n    --hash=sha256:0\nruamel-yaml==1.0\ntorch==2.13.0\n"
+    assert packages_of("huggingface_hub==2.4.0\nruamel.yaml==1.0\ntorch==2.13.0+cpu\n") == packages_of(lock)
+
+
 def test_what_never_ran_is_new_and_what_another_job_makes_anew_is_named():
     assert causes(job(last=None), NOTHING) == ["new"]
     assert causes(job(last=None), Lookup({}, {}, {}, {"v": "old"})) == [
@@ -73,6 +80,20 @@ def test_what_never_ran_is_new_and_what_another_job_makes_anew_is_named():
     after = ["results/artifacts/m/torch-fp32/manifest.json", "results/s/m/local/fp32/images.json"]
     assert causes(job(after=after), NOTHING) == ["torch-fp32 is converted again", "fp32 gets new images"]
     assert causes(job(), NOTHING) == ["params have changed"]  # Snakemake's own words where there are no better ones
+
+
+@pytest.mark.parametrize(
+    ("outcome", "words"),
+    [
+        ({"status": "failed", "reason": "ran out of memory"}, "asked for again: ran out of memory"),
+        ({"status": "ok", "reason": None}, "asked for again: it was measured on another machine"),
+        (None, "asked for again"),
+    ],
+)
+def test_what_is_asked_for_again_says_how_it_had_ended(outcome, words):
+    spec = json.dumps({"attempt": 1, "variant": {"name": "v", "steps": 8}})
+    again = job(params=[spec, OLD_CODE], last={**job()["last"], "outcome": outcome})
+    assert causes(again, NOTHING) == [words]
 
 
 def test_the_replicates_of_a_cell_are_one_line_and_times_add_up():

@@ -8,11 +8,15 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import synthetic
-from diffsweep.analysis import gate
+from diffsweep.analysis import comparison, gate
+from diffsweep.analysis.cells import Replicate
+from diffsweep.analysis.comparison import Images
 from diffsweep.analysis.keeping import keep, kept
+from diffsweep.analysis.stats import Estimate
 from diffsweep.show import report
 from diffsweep.show.cells import read_cells
 from diffsweep.show.report import Sources
@@ -32,6 +36,42 @@ def test_a_threshold_is_never_below_the_noise(tmp_path):
     rerun(sweep, make(tmp_path / "after", plan, 7, locks=BUMPED), "onnxruntime")
     found = comparison_of(sweep, gate.limits_of({**gate_settings({}, "test"), "speed": 0.0001}))
     assert change_of(found).speed.limit == found.thresholds["reference", "local"] > 0.02
+
+
+def replicates_with(*peaks: int) -> list[Replicate]:
+    return [Replicate(n, {"servers": {"variant": {"peak_memory_bytes": p}}}, [], []) for n, p in enumerate(peaks, 1)]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "verdict"),
+    [
+        ((100, 101), (107, 108), "regressed"),
+        ((100, 110), (107, 118), "within noise"),  # 7 % more, where replicates of one state lie 10 % apart
+        ((110, 109), (100, 118), "within noise"),  # it is the new state that scatters
+        ((100,), (107,), None),  # nobody knows by how much it scatters
+        ((100,), (107, 108), "regressed"),
+    ],
+)
+def test_memory_is_not_judged_below_what_replicates_lie_apart(old, new, verdict):
+    limits = gate.limits_of({**gate_settings({}, "test"), "memory": 1e-6})
+    assert comparison.memory(replicates_with(*old), replicates_with(*new), limits).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("drop", "fid_rise", "verdict"), [(0.05, 0.1, "cannot tell"), (3.0, 0.1, "worse"), (0.05, 20.0, "worse")]
+)
+def test_images_are_not_judged_below_what_their_scores_scatter(drop, fid_rise, verdict):
+    """The least thresholds: of 60 images whose CLIP scores scatter by 2 and whose FID is known to 1."""
+    limits = gate.limits_of({**gate_settings({}, "test"), "clip_score": 1e-6, "fid": 1e-6})
+    scores = 30 + 2 * np.random.default_rng(0).standard_normal((2, 60))
+    scores -= scores.mean(axis=1, keepdims=True)
+    names = {"prompts": [str(n) for n in range(60)], "seeds": [1] * 60, "digests": ["a"] * 60, "scorers": {}}
+    old, new = (
+        Images(**names, clip_scores=list(found), features=np.empty((0, 4)), fid=Estimate(fid, fid - 1, fid + 1))
+        for found, fid in ((scores[0], 50.0), (scores[1] - drop, 50.0 + fid_rise))
+    )
+    settings = {"clip_margin": 1.0, "bootstrap": 1000, "seed": 0}
+    assert comparison.quality(old, new, settings, None, limits).verdict == verdict
 
 
 def test_settings_are_checked():

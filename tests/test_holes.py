@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import synthetic
+from diffsweep.measure import machines
 from signed import sign_records
 from synthetic import Failure
 from test_summary import aggregate, rows_in, rows_of, small_plan
@@ -200,6 +201,25 @@ def test_replicates_from_a_node_that_was_swapped_since_are_stale(tmp_path):
         for name in stale:
             assert rows[name]["reason"] == "benchmark: measured on another machine: CPU was old, is new"
             assert float(rows[name]["speedup"]) > 0  # within a replicate, both were measured on one machine
+
+
+def test_another_gpu_or_driver_makes_cells_of_that_target_stale(tmp_path):
+    plan = small_plan(replicates=2)
+    plan["targets"]["local"] = synthetic.LOCAL | {"device": "cuda"}
+    sweep = synthetic.make_results(tmp_path, plan, pictures=False)
+    gpus = {"ddim-10": ("A100", "550.1"), "int8": ("H100", "560.2")}
+    for path in sweep.glob("reference/local/*/replicate-*/replicate.json"):
+        name, driver = gpus.get(path.parts[-3], ("H100", "550.1"))
+        notes = json.loads(path.read_text())
+        host = {**notes["host"], "cpu": "Xeon", "gpus": [{"name": name, "driver": driver}]}
+        path.write_text(json.dumps({**notes, "host": host}))
+    here = machines.identity({"cpu": "Xeon", "gpus": [{"name": "H100", "driver": "560.2"}]}, plan["targets"]["local"])
+    rows = rows_in(sweep, plan, {"local": here})
+    told = {name: (row["status"], row["reason"], row["competes"]) for name, row in rows.items()}
+    driver = "GPU driver was 550.1, is 560.2"
+    words = {"fp32": driver, "onnxruntime": driver, "ddim-10": f"GPU was A100, is H100; {driver}"}
+    stale = {name: ("stale", f"benchmark: measured on another machine: {said}", False) for name, said in words.items()}
+    assert told == {**stale, "int8": ("ok", None, True)}
 
 
 def test_a_host_whose_a_a_test_differs_is_unfit(tmp_path):

@@ -41,8 +41,8 @@ def rows_of(folder: Path, plan: dict, **options) -> dict[str, dict]:
     return rows_in(sweep, plan)
 
 
-def rows_in(sweep: Path, plan: dict) -> dict[str, dict]:
-    cells = list(read_cells(plan, sweep, sweep.parent / "artifacts"))
+def rows_in(sweep: Path, plan: dict, machines: dict | None = None) -> dict[str, dict]:
+    cells = list(read_cells(plan, sweep, sweep.parent / "artifacts", machines))
     return {row["variant"]: row for row in summary.summarise(plan, cells)}
 
 

@@ -287,9 +287,9 @@ def test_another_baseline_converts_nothing_and_makes_no_image(smoke):
 
 def test_more_replicates_run_only_the_missing_ones(smoke):
     config = smoke_config(smoke)
-    config["protocol"]["replicates"] = 3
-    variants = ("fp32", "ddim-4", "onnxruntime")
-    assert work(jobs(smoke, config)) == {f"measure {variant} on local, replicate 3" for variant in variants}
+    config["protocol"]["replicates"] = 4
+    missing = {f"measure {variant} on local, replicate {n}" for variant in rows(smoke) for n in (3, 4)}
+    assert work(jobs(smoke, config)) == missing
 
 
 def test_more_replicates_of_the_baseline_against_itself_are_its_own(smoke):

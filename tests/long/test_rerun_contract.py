@@ -3,11 +3,15 @@
 import csv
 import hashlib
 import json
+import os
+import random
 import re
 import shutil
 import subprocess
 import sys
 import tarfile
+import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -98,20 +102,93 @@ USERS = {
     "export": {"export reference to ONNX", *OF_ONNXRUNTIME},
     "scoring": made("score", *EVERYBODY),
     "workflow": set(),  # tables and pictures
-    "openvino": None,  # no variant of this sweep uses it
 }
+TABLES = AGGREGATES - {"resolve the plan"}
+
+
+def bump(folder: Path, environment: str) -> tuple[str, str]:
+    """Give the first package of a lock another version; what stood there, and what stands there now."""
+    lock = folder / f"envs/{environment}.lock"
+    text = lock.read_text()
+    package = re.search(r"^([a-z0-9-]+)==\S+", text, re.MULTILINE)
+    lock.write_text(text.replace(package[0], f"{package[1]}==0.0.1", 1))
+    return package[0], f"{package[1]}==0.0.1"
 
 
 @pytest.mark.parametrize(("environment", "users"), USERS.items(), ids=USERS)
 def test_a_lock_reruns_what_uses_it(copy, environment, users):
     lock = copy / f"envs/{environment}.lock"
     text = lock.read_text()
-    package = re.search(r"^([a-z0-9-]+)==\S+", text, re.MULTILINE)
-    lock.write_text(text.replace(package[0], f"{package[1]}==0.0.1", 1))
-    aggregates = AGGREGATES - {"resolve the plan"}
-    assert jobs(copy) == (set() if users is None else {f"environment {environment}"} | users | aggregates)
+    bump(copy, environment)
+    assert jobs(copy) == {f"environment {environment}"} | users | TABLES
     lock.write_text(text)
     assert jobs(copy) == set()
+
+
+def test_locks_that_no_variant_uses_rerun_nothing(copy):
+    others = {path.stem for path in (copy / "envs").glob("*.lock")} - USERS.keys()
+    assert others >= {"openvino", "bundle", "cloudwatch", "locust"}
+    for environment in others:
+        bump(copy, environment)
+    assert jobs(copy) == set()
+
+
+def test_the_lock_of_openvino_reruns_its_variants(copy):
+    variants = yaml.safe_load((copy / "config/smoke.yaml").read_text())["variants"]
+    config = config_of(
+        copy, variants={**variants, "ov": {"parent": "fp32", "engine": "openvino"}}, protocol={"replicates": 1}
+    )
+    replicate = f"{CELLS}/ov/replicate-1/replicate.json"
+    sweep(copy, replicate, config=config)
+    assert jobs(copy, replicate, config=config) == set()
+    bump(copy, "openvino")
+    again = {"environment openvino", "convert reference to openvino-fp32", "measure ov on local, replicate 1"}
+    assert jobs(copy, replicate, config=config) == again
+    assert jobs(copy, config=config) - AGGREGATES == again | made("images of", "ov") | made("score", "ov")
+
+
+CHANGED = {
+    "a variant is added": ({"ddim-6": {"parent": "fp32", "steps": 6}}, set()),
+    "another precision": (
+        {"onnxruntime": {"parent": "fp32", "engine": "onnxruntime", "precision": "int8", "compound": True}},
+        {"convert reference to onnxruntime-int8"},
+    ),
+}
+
+
+@pytest.mark.parametrize(("changes", "conversion"), CHANGED.values(), ids=CHANGED)
+def test_a_variant_that_is_new_or_needs_another_artifact_runs_alone(copy, changes, conversion):
+    [name] = changes
+    variants = yaml.safe_load((copy / "config/smoke.yaml").read_text())["variants"]
+    found = jobs(copy, config=config_of(copy, variants={**variants, **changes}))
+    assert found - AGGREGATES == conversion | measured(name) | made("images of", name) | made("score", name)
+
+
+def explained(folder: Path, *arguments: str) -> list[list[str]]:
+    """What scripts/explain.py says, line by line, in columns."""
+    command = [sys.executable, "scripts/explain.py", "--configfile", "config/smoke.yaml", *arguments]
+    done = subprocess.run(command, cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert done.returncode == 0, done.stdout
+    return [re.split(r" {2,}", line.strip()) for line in done.stdout.splitlines()]
+
+
+def test_explain_names_the_package_that_moved_and_how_a_cell_failed(copy):
+    old, new = (requirement.split("==") for requirement in bump(copy, "onnxruntime"))
+    lock = f"envs/onnxruntime.lock: {old[0]} {old[1]} -> {new[1]}"
+    notes = copy / CELLS / "ddim-4/replicate-1/replicate.json"
+    document = json.loads(notes.read_text())
+    reason = "was killed (signal 9)"
+    notes.write_text(json.dumps({**document, "outcome": {**document["outcome"], "status": "failed", "reason": reason}}))
+    lines = explained(copy)
+    because = {tuple(line[:2]): line[4:] for line in lines}
+    assert because["convert", "reference/onnxruntime-fp32"] == [lock]
+    assert because["measure", "reference/local/onnxruntime"][0] == lock
+    assert ("measure", "reference/local/ddim-4") not in because
+    kept = "failed, and kept as they are (--config failed=retry runs them again): reference/local/ddim-4: "
+    assert lines[-1] == [kept + reason]
+    again = {tuple(line[:2]): line[2:] for line in explained(copy, "--config", "failed=retry")}
+    jobs_of_cell, _, *told = again["measure", "reference/local/ddim-4"]
+    assert (jobs_of_cell, told) == ("1", [f"asked for again: {reason}"])
 
 
 def test_a_plot_reruns_the_pictures_and_a_removed_variant_the_tables(copy):
@@ -137,8 +214,10 @@ def by_cp_r(source: Path, target: Path) -> None:
 
 
 def by_rsync_a(source: Path, target: Path) -> None:
-    """What `rsync -a` does, without rsync: everything with its times, file by file."""
-    subprocess.run(["cp", "-a", source, target], check=True)
+    if not shutil.which("rsync"):
+        subprocess.run(["apt-get", "-qq", "update"], check=True)
+        subprocess.run(["apt-get", "-qq", "install", "--no-install-recommends", "rsync"], check=True)
+    subprocess.run(["rsync", "-a", f"{source}/", target], check=True)
 
 
 def by_tar(source: Path, target: Path) -> None:
@@ -149,21 +228,23 @@ def by_tar(source: Path, target: Path) -> None:
         tar.extractall(target.parent, filter="fully_trusted")
 
 
-def by_checkout(source: Path, target: Path) -> None:
+def by_git_clone(source: Path, target: Path) -> None:
     """A fresh clone, into which results and Snakemake's records are copied."""
-    copy_project(target)
-    for path in sorted(target.rglob("*.*")):
-        if path.is_file() and not path.is_symlink():
-            path.touch()
+    repository = target.with_suffix(".git")
+    git = ["git", f"--git-dir={repository}", f"--work-tree={source}", "-c", "user.name=x", "-c", "user.email=x@x"]
+    for command in (["init", "--quiet"], ["add", "--all"], ["commit", "--quiet", "--message=all"]):
+        subprocess.run([*git, *command], cwd=source, check=True)
+    subprocess.run(["git", "clone", "--quiet", repository, target], check=True)
+    assert not (target / "results").exists()
     for name in ("results", ".snakemake"):
-        shutil.copytree(source / name, target / name)
+        subprocess.run(["cp", "-r", source / name, target / name], check=True)
+    (target / ".envs").symlink_to((source / ".envs").resolve())
 
 
 @pytest.mark.parametrize("environments", [True, False], ids=["with environments", "without environments"])
-@pytest.mark.parametrize("way", [by_cp_r, by_rsync_a, by_tar, by_checkout])
+@pytest.mark.parametrize("way", [by_cp_r, by_rsync_a, by_tar, by_git_clone])
 def test_a_copy_finds_nothing_to_do(finished, tmp_path, way: Callable, environments: bool):
     target = tmp_path / "copied"
-    target.mkdir() if way is by_checkout else None
     way(finished, target)
     if not environments:
         (target / ".envs").unlink()
@@ -171,6 +252,45 @@ def test_a_copy_finds_nothing_to_do(finished, tmp_path, way: Callable, environme
     assert jobs(target, config=config_of(target, protocol={"replicates": 3})) - AGGREGATES == {
         f"measure {variant} on local, replicate 3" for variant in EVERYBODY
     }
+
+
+def test_files_from_the_future_and_out_of_order_rerun_nothing(copy):
+    """As a clock leaves them that jumped back and forth by up to 30 hours."""
+    rng = random.Random(0)
+    for path in sorted(path for path in copy.rglob("*") if path.is_file() and not path.is_symlink()):
+        jumped = time.time() + rng.uniform(-30, 30) * 3600
+        os.utime(path, (jumped, jumped))
+    assert jobs(copy) == set()
+
+
+# Snakemake on a machine with another CPU, as far as this project asks for it.
+ELSEWHERE = """
+import sys
+sys.path.insert(0, "scripts")
+from diffsweep.measure import machines
+from snakemake.cli import main
+machines._this_machine = lambda: {"cpu": "Z80", "cores_usable": 64, "gpus": []}
+main()
+"""
+
+
+def test_a_bundle_on_another_machine_has_its_tables_made_again_and_nothing_else(copy, tmp_path):
+    """They mark the cells as stale, which is for whoever reads them there; what was measured stays."""
+    sweep(copy, "bundle")
+    opened = copy_project(tmp_path / "opened")
+    with zipfile.ZipFile(copy / "results/smoke/bundle.zip") as bundle:
+        bundle.extractall(opened)
+    config = "results/smoke/provenance/config.json"
+    assert jobs(opened, config=config) == set()
+    notes = sorted(opened.glob(f"{CELLS}/*/replicate-*/replicate.json"))
+    runs = [run_of(path) for path in notes]
+    command = [sys.executable, "-c", ELSEWHERE, "--cores", "all", "--configfile", config]
+    done = subprocess.run(command, cwd=opened, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert done.returncode == 0, done.stdout[-4000:]
+    assert set(re.findall(r"^Job \d+: (.+)$", done.stdout, re.MULTILINE)) == TABLES
+    assert [run_of(path) for path in notes] == runs
+    assert {row["status"] for row in rows(opened).values()} == {"stale"}
+    assert all(", is Z80" in row["reason"] for row in rows(opened).values())
 
 
 # --- real runs ------------------------------------------------------------------------------------------------------

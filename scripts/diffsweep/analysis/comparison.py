@@ -7,7 +7,7 @@ such common measure: then the variant's own latencies are compared, which are no
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -95,7 +95,8 @@ class Quality:
 
 @dataclass(frozen=True)
 class Amount:
-    """Bytes before and now. change: relative; limit: what it must exceed. verdict: None where one is missing."""
+    """Bytes before and now. change: relative; limit: what it must exceed. verdict: None where one is missing,
+    or the noise is unknown."""
 
     before: float | None
     now: float | None
@@ -243,10 +244,14 @@ def _difference(now: Estimate | None, before: Estimate | None) -> Estimate | Non
 
 
 def memory(old: Sequence[Replicate], new: Sequence[Replicate], limits: Limits) -> Amount:
-    """The server's peak memory, the largest of all replicates; the noise is how far replicates of a state lie apart."""
+    """The server's peak memory, the largest of all replicates; the noise is how far replicates of a state lie apart.
+
+    Where no state has two replicates nobody knows the noise, and there is no verdict.
+    """
     before, now = _peaks(old), _peaks(new)
-    spread = max((max(peaks) / min(peaks) - 1 for peaks in (before, now) if peaks), default=0.0)
-    return amount(max(before, default=None), max(now, default=None), max(limits.memory, spread))
+    spreads = [max(peaks) / min(peaks) - 1 for peaks in (before, now) if len(peaks) > 1]
+    found = amount(max(before, default=None), max(now, default=None), max([limits.memory, *spreads]))
+    return found if spreads else replace(found, verdict=None)
 
 
 def _peaks(replicates: Sequence[Replicate]) -> list[float]:

@@ -18,6 +18,7 @@ STAGES = {"export_onnx": "export", "convert": "convert", "benchmark": "measure",
 AFTERWARDS = "tables, plots, report"
 RECEIPT = re.compile(r"results/envs/(?P<name>[^/-]+)-(?P<digest>[0-9a-f]+)\.txt")
 DIGEST = re.compile(r"[0-9a-f]{16}")
+AGAIN = "asked for again"
 PROMPTS = ("suite", "prompts", "calibration")
 
 
@@ -58,6 +59,7 @@ def _job_notes(workflow: Any, job: Any) -> dict:
             "params": [_literal(value) for value in last.params],
             "inputs": sorted(set(last.input or ())),
             "took_s": (job.rule.name in sharing.STAGES and took_s(job.output[0])) or _duration_s(last),
+            "outcome": _document(job.output[0]).get("outcome"),
         },
     }
 
@@ -71,12 +73,17 @@ def took_s(path: str) -> float | None:
 
     Of jobs that share servers or a pipeline (sweep/sharing.py), Snakemake has all of the time in the first.
     """
+    told = _document(path).get("seconds")
+    return sum(told.values()) if isinstance(told, dict) else told  # a replicate tells it phase by phase
+
+
+def _document(path: str) -> dict:
+    """What a stage left at `path`; empty where that is nothing, or no document."""
     try:
         document = read_json(path)
     except (OSError, ValueError):
-        return None
-    told = document.get("seconds") if isinstance(document, dict) else None
-    return sum(told.values()) if isinstance(told, dict) else told  # a replicate tells it phase by phase
+        return {}
+    return document if isinstance(document, dict) else {}
 
 
 def _literal(text: str) -> str:
@@ -108,7 +115,7 @@ def causes(job: Mapping, lookup: Lookup) -> list[str]:
         twin = lookup.same_as.get(job["wildcards"].get("variant"))
         return [f"new (the settings of {twin!r}, whose results stay under that name)" if twin else "new"]
     told = [
-        *spec_changes(_spec(last["params"]), _spec(job["params"])),
+        *(_asked(cause, last) for cause in spec_changes(_spec(last["params"]), _spec(job["params"]))),
         *_code_changes(last["params"], job["params"], lookup),
         *_environment_changes(last["inputs"], job["inputs"], lookup),
         *(f"{path} changed" for path in job["updated"]),
@@ -117,6 +124,14 @@ def causes(job: Mapping, lookup: Lookup) -> list[str]:
     if "incomplete output files" in job["reasons"]:
         told.append("it was interrupted")
     return list(dict.fromkeys(told)) or job["reasons"]
+
+
+def _asked(cause: str, last: Mapping) -> str:
+    """A request names what it is about: how the job ended, which is well only where it was on another machine."""
+    outcome = last.get("outcome")
+    if cause != AGAIN or not outcome:
+        return cause
+    return f"{AGAIN}: {outcome['reason'] or 'it was measured on another machine'}"
 
 
 def _spec(params: Iterable[str]) -> dict:
@@ -137,7 +152,7 @@ def spec_changes(old: Mapping, new: Mapping) -> Iterator[str]:
                 yield f"baseline: {_axes(old.get('baseline'))} -> {_axes(new.get('baseline'))}"
             told_baseline = True
         elif top == "attempt":
-            yield "asked for again"
+            yield AGAIN
         elif top in PROMPTS and rest == "digest":
             yield f"the prompts that are used of {after.get(f'{top}.path')} changed"
         elif top == "source":
