@@ -167,7 +167,7 @@ def test_quantised_denoiser_is_smaller(converted):
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
 def test_an_int8_artifact_without_int8_operators_is_not_engaged(converted, engine):
     census = converted[engine]["fp32_that_claims_int8"]
-    assert not census["engaged"] and census["detail"].startswith("none of ")
+    assert not census["engaged"] and census["detail"].startswith("only 0 of ")
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
@@ -180,31 +180,9 @@ def test_bfloat16_needs_a_cpu_that_has_it(converted):
     assert converted["openvino"]["no_bfloat16"] == ("OpenVINO has no bfloat16 kernels for this CPU (it has FP32, INT8)")
 
 
-def test_an_export_with_other_weights_fails_the_parity_gate(model, onnx, tmp_path):
-    broken = tmp_path / "onnx"
-    shutil.copytree(onnx, broken)
-    swap_largest_weights(broken / "unet" / "model.onnx")
-    artifact = {"name": "onnxruntime-fp32", "engine": "onnxruntime", "precision": "fp32", "compile": False}
-    spec = {
-        "model": {"name": "tiny", "path": str(model), "width": 16, "height": 16},
-        "artifact": {**artifact, "threads": 1, "device": "cpu"},
-        "request": {"scheduler": "ddim", "steps": 2, "guidance": 3.0},
-        "calibration": {"path": str(PROJECT / "config" / "prompts" / "calibration.yaml")},
-        "parity": {"denoiser_relative_error": 1e-3, "image_psnr_db": 40},
-    }
-    out = tmp_path / "out"
-    program = PROJECT / "scripts" / "convert.py"
-    run_in("onnxruntime", program, "--spec", json.dumps(spec), "--onnx", broken, "--out", out)
-    manifest = json.loads((out / "manifest.json").read_text())
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_an_export_with_other_weights_fails_the_parity_gate(converted, engine):
+    manifest, files = converted[engine]["swapped_weights"]
     assert manifest["outcome"]["status"] == "failed"
     assert "differs from the FP32 original: denoiser relative error" in manifest["outcome"]["reason"]
-    assert [path.name for path in out.iterdir()] == ["manifest.json"]
-
-
-def swap_largest_weights(file: Path) -> None:
-    """Turn the first half of a block of bytes in the middle of the file, all weights, against the second half."""
-    content = bytearray(file.read_bytes())
-    middle, size = len(content) // 2 // 4 * 4, 8192
-    block = content[middle : middle + 2 * size]
-    content[middle : middle + 2 * size] = block[size:] + block[:size]
-    file.write_bytes(content)
+    assert files == ["manifest.json"]

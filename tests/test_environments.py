@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from conftest import PROJECT
-from diffsweep.sweep.environments import LOCKS, find_uv, lock_requirements, uv_environment
+from diffsweep.sweep.environments import LOCKS, PIP_TO_UV, find_uv, lock_requirements, uv_environment
 
 MEASURING = ("torch", "onnxruntime", "openvino")
 COMPARED = ("torch", "diffusers", "transformers", "numpy", "tokenizers", "safetensors", "fastapi", "uvicorn", "pillow")
@@ -46,10 +46,22 @@ def test_every_environment_has_its_lock(source):
     assert source.stem == "serving" or source.with_suffix(".lock").is_file()
 
 
-def test_pip_settings_reach_uv_and_uv_settings_win():
-    got = uv_environment({"PIP_FIND_LINKS": "/a /b", "PIP_INDEX_URL": "x", "UV_DEFAULT_INDEX": "y"})
-    assert got["UV_FIND_LINKS"] == "/a,/b"
-    assert got["UV_DEFAULT_INDEX"] == "y"
+@pytest.mark.parametrize(
+    ("pip", "uv"),
+    [
+        ({"PIP_INDEX_URL": "https://a/simple"}, {"UV_DEFAULT_INDEX": "https://a/simple"}),
+        ({"PIP_EXTRA_INDEX_URL": "https://a https://b"}, {"UV_INDEX": "https://a https://b"}),
+        ({"PIP_FIND_LINKS": "/a /b"}, {"UV_FIND_LINKS": "/a,/b"}),
+        ({"PIP_INDEX_URL": ""}, {}),
+    ],
+)
+def test_a_setting_of_pip_alone_reaches_uv_by_its_name(pip, uv):
+    assert uv_environment(pip) == {**pip, **uv}
+
+
+@pytest.mark.parametrize(("pip", "uv"), PIP_TO_UV.items())
+def test_uvs_own_setting_wins(pip, uv):
+    assert uv_environment({pip: "x", uv: "y"})[uv] == "y"
 
 
 @pytest.fixture

@@ -5,13 +5,16 @@ scripts/in_env onnxruntime python tests/engines/onnx_artifacts.py onnxruntime MO
 
 import gzip
 import json
+import shutil
 import sys
 from pathlib import Path
 from unittest import mock
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
+PROJECT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(PROJECT / "scripts"))
 
 import numpy as np  # noqa: E402
+import sabotage  # noqa: E402
 import torch  # noqa: E402
 
 from diffsweep.engines import load_engine  # noqa: E402
@@ -23,6 +26,7 @@ from diffsweep.traces import load_tracer  # noqa: E402
 
 PRECISIONS = {"onnxruntime": ("fp32", "int8"), "openvino": ("fp32", "bf16", "int8")}
 PROMPTS = ["a b c", "d e f", "g h", "i", "j k", "l m n"]
+SUITE = PROJECT / "config" / "prompts" / "calibration.yaml"
 NO_LIMITS = {"denoiser_relative_error": 1e9, "image_psnr_db": -1e9}
 
 
@@ -129,7 +133,33 @@ def facts_of(engine: str, precision: str, source: Path, onnx: Path, out: Path, o
     }
 
 
+def swapped_weights(engine: str, source: Path, onnx: Path, out: Path) -> tuple[dict, list[str]]:
+    """The manifest of a conversion that starts from an export with weights in wrong places, and the files it left."""
+    broken, folder = out / "swapped-onnx", out / "swapped"
+    shutil.copytree(onnx, broken)
+    swap_largest_weights(broken / "unet" / "model.onnx")
+    spec = {
+        "model": {"name": "tiny", "path": str(source), "width": 16, "height": 16},
+        "artifact": artifact_of(engine, "fp32"),
+        "request": {"scheduler": "ddim", "steps": 2, "guidance": 3.0},
+        "calibration": {"path": str(SUITE)},
+        "parity": {"denoiser_relative_error": 1e-3, "image_psnr_db": 40},
+    }
+    sabotage.convert(spec, str(folder), "--onnx", str(broken))
+    return json.loads((folder / "manifest.json").read_text()), sorted(path.name for path in folder.iterdir())
+
+
+def swap_largest_weights(file: Path) -> None:
+    """Turn the first half of a block of bytes in the middle of the file, all weights, against the second half."""
+    content = bytearray(file.read_bytes())
+    middle, size = len(content) // 2 // 4 * 4, 8192
+    block = content[middle : middle + 2 * size]
+    content[middle : middle + 2 * size] = block[size:] + block[:size]
+    file.write_bytes(content)
+
+
 def main(engine: str, source: Path, onnx: Path, out: Path) -> dict:
+    swapped = swapped_weights(engine, source, onnx, out)  # first: it forks this process, which has no threads yet
     torch.set_num_threads(1)
     original = load_original(source)
     facts = {p: facts_of(engine, p, source, onnx, out / p, original) for p in PRECISIONS[engine]}
@@ -138,6 +168,7 @@ def main(engine: str, source: Path, onnx: Path, out: Path) -> dict:
     fp32 = module.load(source, out / "fp32", claims_int8)
     return {
         "artifacts": facts,
+        "swapped_weights": swapped,
         "fp32_that_claims_int8": module.census(fp32, out / "fp32", claims_int8).as_dict(),
         "prepared_again": prepared_again(module.load(source, out / "fp32", artifact_of(engine, "fp32"), 5), 5),
         "trace": traced(engine, source, out),

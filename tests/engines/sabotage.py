@@ -11,6 +11,7 @@ import runpy
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
@@ -54,6 +55,18 @@ def quantise_nothing():
     pytorch.load_networks = ignore_precision(pytorch.load_networks)
 
 
+def quantise_one_layer():
+    """A quantisation that passes all layers but one over."""
+
+    def quantise(network):
+        from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
+
+        config = Int8DynamicActivationInt8WeightConfig(set_inductor_config=False)
+        quantize_(network, config, filter_fn=lambda _, name: name == "time_embedding.linear_1")
+
+    pytorch.quantise = quantise
+
+
 def ignore_precision(load):
     return lambda source, folder, artifact: load(source, folder, {**artifact, "precision": "fp32"})
 
@@ -62,6 +75,11 @@ def keep_fp32():
     """A cast that does not happen."""
     pytorch.load_original = lambda source, dtype: real_load(source, "float32")
     pytorch.load_networks = ignore_precision(pytorch.load_networks)
+
+
+def claim_fp16_kernels():
+    """No damage: a processor that says it has fp16 kernels. Without them PyTorch computes the same in scalar code."""
+    pytorch.has_fp16_kernels = lambda: True
 
 
 def die():
@@ -82,23 +100,30 @@ KINDS = {
     "reinitialised vae": lambda: reinitialise("vae"),
     "overflow": overflow,
     "quantised nothing": quantise_nothing,
+    "quantised one layer": quantise_one_layer,
     "kept fp32": keep_fp32,
+    "fp16 on any processor": claim_fp16_kernels,
     "dies": die,
     "runs out of memory": run_out_of_memory,
     "hangs": hang,
 }
 
 
+def convert(spec: dict, folder: str, *options: str, sabotage: Callable[[], None] = lambda: None) -> None:
+    """scripts/convert.py in a fork of this process, after `sabotage` there."""
+    if os.fork() == 0:
+        sabotage()
+        sys.argv = ["convert.py", "--spec", json.dumps(spec), "--out", folder, *options]
+        runpy.run_path(str(SCRIPTS / "convert.py"), run_name="__main__")
+        os._exit(0)
+    if os.wait()[1]:
+        sys.exit(f"{folder}: the program failed")
+
+
 def main(jobs: list[list]) -> None:
     import_diffusers()
     for kind, spec, folder in jobs:
-        if os.fork() == 0:
-            KINDS[kind]()
-            sys.argv = ["convert.py", "--spec", json.dumps(spec), "--out", folder]
-            runpy.run_path(str(SCRIPTS / "convert.py"), run_name="__main__")
-            os._exit(0)
-        if os.wait()[1]:
-            sys.exit(f"{kind}: the program failed")
+        convert(spec, folder, sabotage=KINDS[kind])
 
 
 if __name__ == "__main__":

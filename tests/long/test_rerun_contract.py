@@ -2,11 +2,13 @@
 
 import csv
 import hashlib
+import html
 import json
 import os
 import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -18,7 +20,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from conftest import copy_project, snakemake
+from conftest import copy_project, snakemake, wait_for
+from test_workflow import processes, servers
 
 CELLS = "results/smoke/reference/local"
 EVERYBODY = ("fp32", "ddim-4", "onnxruntime")
@@ -31,10 +34,38 @@ AGGREGATES = {
 }
 
 
+CTRL_C_S = 20  # a limit, far above what it takes
+
+
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Path:
-    """A project with a finished smoke sweep."""
+def interrupted(tmp_path_factory) -> tuple[Path, int | None, list[str]]:
+    """A project whose smoke sweep got Ctrl-C during a measurement; its exit code, None when it had not ended in time,
+    and the processes that were left over then."""
     folder = copy_project(tmp_path_factory.mktemp("finished"))
+    command = [sys.executable, "-m", "snakemake", "--cores", "all", "--configfile", "config/smoke.yaml"]
+    with open(folder / "interrupted.out", "w") as out:
+        process = subprocess.Popen(command, cwd=folder, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
+    try:
+        wait_for(lambda: requests_answered(folder) and servers(folder), timeout_s=1200)
+        os.killpg(process.pid, signal.SIGINT)  # as the terminal does it
+        code = process.wait(timeout=CTRL_C_S)
+    except subprocess.TimeoutExpired:
+        code = None
+    finally:
+        left = processes(folder)
+        process.kill()
+        process.wait()
+    return folder, code, left
+
+
+def requests_answered(folder: Path) -> bool:
+    return any(path.stat().st_size for path in (folder / CELLS).glob("*/replicate-*/latency.jsonl.partial"))
+
+
+@pytest.fixture(scope="module")
+def finished(interrupted) -> Path:
+    """That project after the same command was given again and ended well."""
+    folder, *_ = interrupted
     sweep(folder)
     return folder
 
@@ -71,6 +102,20 @@ def rows(folder: Path) -> dict[str, dict]:
 
 def run_of(path: Path) -> str:
     return json.loads(path.read_text())["run"]
+
+
+# --- Ctrl-C ---------------------------------------------------------------------------------------------------------
+
+
+def test_ctrl_c_ends_a_sweep_within_seconds_and_leaves_no_process(interrupted):
+    folder, code, left = interrupted
+    assert code not in (None, 0), (folder / "interrupted.out").read_text()[-3000:]
+    assert left == []
+
+
+def test_the_same_command_completes_what_ctrl_c_ended(finished):
+    assert {row["status"] for row in rows(finished).values()} == {"ok"}
+    assert set(rows(finished)) == set(EVERYBODY)
 
 
 # --- locks, code ----------------------------------------------------------------------------------------------------
@@ -325,12 +370,20 @@ def kept_of(folder: Path, variant: str, images: int) -> int:
 
 
 def test_failed_cells_are_tried_again_by_name(copy):
-    """Two variants that exceed their time limits; one of them is tried again with enough time, then nothing is left."""
+    """Two variants that exceed their time limits do not stop the sweep, which names them with their logs at its end and
+    in its report; one of them is tried again with enough time, then nothing is left."""
     steps = {"ddim-5": {"parent": "fp32", "steps": 5}, "ddim-6": {"parent": "fp32", "steps": 6}}
     protocol = {"replicates": 1}
     limits = {"replicate_s": 0.5, "images_s": 0.5}
-    sweep(copy, config=config_of(copy, variants=steps, protocol=protocol, limits=limits))
+    ending = sweep(copy, config=config_of(copy, variants=steps, protocol=protocol, limits=limits)).splitlines()[-15:]
     assert {rows(copy)[name]["status"] for name in steps} == {"failed"}
+    report = html.unescape((copy / "results/smoke/report.html").read_text())
+    for name in steps:
+        (line,) = [line for line in ending if f"reference/local/{name}: failed: " in line]
+        assert "did not end within its time limit of 0.5 s" in line
+        log = re.search(r"\(log: (.+)\)", line)[1]
+        assert (copy / log).is_file() and f"/{name}/" in log
+        assert rows(copy)[name]["reason"] in report and log in report
     enough = config_of(copy, variants=steps, protocol=protocol)
     assert jobs(copy, config=enough) - AGGREGATES == set()
     sweep(copy, "--config", "failed=retry", "only=[ddim-6]", config=enough)
