@@ -99,9 +99,11 @@ def build(spec: dict, onnx: Path | None, folder: Path) -> None:
     engine, artifact, facts = load_engine(spec["artifact"]["engine"]), spec["artifact"], {}
     source = source_of(spec["model"])
     prompts = read_suite(spec["calibration"]["path"])["prompts"]
+    say(f"{artifact['name']}: converting" + (" and compiling" if artifact["compile"] else ""))
     note_build(folder, facts, lambda: engine.convert(source, onnx, folder, artifact, prompts))
-    say(f"{artifact['name']}: built in {facts['build_s']:.1f} s")
+    say(f"{artifact['name']}: built in {facts['build_s']:.1f} s; loading it as a server does")
     pipeline = engine.load(source, folder, artifact)
+    say(f"{artifact['name']}: loaded; comparing it with the FP32 original")
     check_parity(pipeline, spec, source, prompts, folder, facts)
     check_census(engine.census(pipeline, folder, artifact), artifact, folder, facts)
 
@@ -134,7 +136,7 @@ def check_parity(pipeline, spec: dict, source: Path, prompts: list[str], folder:
     if not parity.passed:
         raise Failed(f"differs from the FP32 original: {parity.problem}")
     error, psnr = parity.denoiser_relative_error, parity.image_psnr_db
-    say(f"{spec['artifact']['name']}: denoiser relative error {error:.2g}, images {psnr:.1f} dB")
+    say(f"{spec['artifact']['name']}: denoiser relative error {error:.2g}, images {psnr:.1f} dB; counting what it runs")
 
 
 def check_census(census, artifact: dict, folder: Path, facts: dict) -> None:

@@ -288,7 +288,7 @@ class Progress:
             return
         self._told, rate = now, done / (now - self._started)
         left = f", {(self._total - done) / rate:.0f} s left" if done < self._total else ""
-        say(f"{self._name}: {done}/{self._total}, {rate:.1f} images/s{left}")
+        say(f"{self._name}: {done} of {self._total} images, {rate:.1f} a second{left}")
 
 
 if __name__ == "__main__":

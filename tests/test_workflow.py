@@ -15,6 +15,7 @@ import yaml
 
 import explain
 from conftest import copy_project, snakemake
+from diffsweep.show import words as wording
 
 SMOKE = ("--configfile", "config/smoke.yaml")
 REFERENCE = "results/smoke/reference/local"
@@ -173,11 +174,35 @@ def test_a_bundle_opens_elsewhere_with_nothing_to_do(smoke, tmp_path):
     assert [line for line in not_whole(clone, "--without-models") if "mixed from two runs" in line]
 
 
-def test_progress_and_the_closing_table_are_shown(smoke):
+def test_progress_is_shown_overall_and_inside_long_jobs(smoke):
     out = (smoke / "resumed.out").read_text()
     assert re.search(r"\d+ of \d+ steps \(\d+%\) done", out)
+    assert re.search(r"^onnxruntime replicate 2: block (\d+) of \1: ", out, re.MULTILINE)
+    assert re.search(r"^images: onnxruntime: 64 of 64 images", out, re.MULTILINE)
     assert "Logfile" not in out  # of jobs that failed only
-    assert "report.html" in out.splitlines()[-1] or "report.html" in "\n".join(out.splitlines()[-15:])
+
+
+def test_a_conversion_says_what_it_is_at(smoke):
+    out = "".join((smoke / name).read_text() for name in ("killed.out", "resumed.out"))
+    said = re.findall(r"^convert: onnxruntime-fp32: (\w+)", out, re.MULTILINE)
+    assert said[-6:] == ["converting", "built", "loaded", "denoiser", "99", "ok"]
+
+
+def test_the_sweep_ends_with_the_reports_place_and_a_whole_row_per_variant(smoke):
+    *_, last = (smoke / "resumed.out").read_text().partition("reference on local\n")
+    assert "Report: results/smoke/report.html" in last.splitlines()[-5:]
+    shown = {line.split()[0]: re.split(r" {2,}", line.strip()) for line in last.splitlines() if line.startswith("  ")}
+    for variant, row in rows(smoke).items():
+        _, speed, speedup, _, _, *others = shown[variant]
+        assert speed == ("baseline" if variant == "fp32" else row["verdict"])
+        factors = [float(row[column]) for column in ("speedup", "speedup_low", "speedup_high")]
+        assert speedup == wording.with_interval(*factors, wording.factor)
+        assert others == [
+            wording.number(row["fid"]),
+            wording.number(row["clip_score"]),
+            wording.money(row["usd_per_1000_images_on_demand"]),
+        ]
+        assert wording.NOT_MEASURED not in shown[variant]
 
 
 # --- what reruns ----------------------------------------------------------------------------------------------------

@@ -1,9 +1,12 @@
 """What our onnxruntime variant costs beside optimum's own ORTStableDiffusionPipeline.
 
-The same weights (one ONNX export), prompt, noise, scheduler, steps and threads; batch 1 with guidance. Both processes
-live all the while; requests alternate in blocks A B B A, and one of the two always sleeps. Timed is a whole image, from
+The same weights (one ONNX export), prompt, noise, scheduler, steps and threads; batch 1 with guidance. All processes
+live all the while; requests alternate in blocks A B B A, and only one of them ever works. Timed is a whole image, from
 the prompt to the decoded pixels. Prints the medians and the ratio ours / optimum's with its 95 % interval, and as JSON
 in the last line. The goal is 0.9; exits with 1 when ours is slower beyond doubt, or the two images differ.
+
+Ours runs the two halves of guidance as two calls at once. A third process runs our engine with both in one call of
+twice the batch; the ratio of the two is printed, too.
 
     .venv/bin/python tests/benchmarks/onnxruntime_overhead.py [--cycles 12] [--steps 20] [--model FOLDER]
 """
@@ -15,7 +18,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from diffsweep.analysis.stats import Estimate
 
 PROJECT = Path(__file__).resolve().parents[2]
 GOAL, LIMIT = 0.9, 1.0
@@ -37,13 +45,22 @@ def make_ours(options: argparse.Namespace, folder: Path):
     from diffsweep.engines.pipelines import ImageRequest, generate
 
     artifact = {"precision": "fp32", "device": "cpu", "threads": options.threads}
-    out = folder / "ours"
+    out = folder / options.side
     out.mkdir()
     ort.convert(options.model, folder / "onnx", out, artifact, [])
     pipeline = ort.load(options.model, out, artifact)
     return lambda seed: generate(
         pipeline, [ImageRequest(PROMPT, "", seed, "ddim", options.steps, GUIDANCE, SIDE, SIDE)]
     )[0]
+
+
+def make_one_call(options: argparse.Namespace, folder: Path):
+    """Ours, with nothing cut in lanes."""
+    sys.path.insert(0, str(PROJECT / "scripts"))
+    from diffsweep.engines import ort
+
+    ort.lanes = lambda batch, threads: 1
+    return make_ours(options, folder)
 
 
 def make_optimum(options: argparse.Namespace, folder: Path):
@@ -74,7 +91,12 @@ def make_optimum(options: argparse.Namespace, folder: Path):
     return make
 
 
-SIDES = {"ours": ("onnxruntime", make_ours), "optimum": ("export", make_optimum)}
+SIDES = {
+    "ours": ("onnxruntime", make_ours),
+    "optimum": ("export", make_optimum),
+    "one call": ("onnxruntime", make_one_call),
+}
+OTHERS = ("optimum", "one call")  # what ours is compared with
 
 
 def work(options: argparse.Namespace, folder: Path) -> None:
@@ -120,17 +142,17 @@ class Subject:
         return [self.make(seed) for seed in range(BLOCK)]
 
 
-def measure(ours: Subject, optimum: Subject, cycles: int) -> list[tuple[list[float], list[float]]]:
-    """Seconds of ours and of optimum's, by cycle A B B A; every other cycle starts with the other side."""
-    for subject in (ours, optimum):
+def measure(ours: Subject, other: Subject, name: str, cycles: int) -> list[tuple[list[float], list[float]]]:
+    """Seconds of ours and of the other side, by cycle A B B A; every other cycle starts with the other side."""
+    for subject in (ours, other):
         [subject.make(seed) for seed in range(WARMUP)]
     found = []
     for number in range(cycles):
-        first, second = (ours, optimum) if number % 2 == 0 else (optimum, ours)
+        first, second = (ours, other) if number % 2 == 0 else (other, ours)
         before, inner, inner_again, after = first.block(), second.block(), second.block(), first.block()
         outer, inner = before + after, inner + inner_again
         found.append((outer, inner) if first is ours else (inner, outer))
-        print(f"cycle {number + 1} of {cycles}: ours / optimum {ratio_of(found[-1]):.3f}", flush=True)
+        print(f"cycle {number + 1} of {cycles}: ours / {name} {ratio_of(found[-1]):.3f}", flush=True)
     return found
 
 
@@ -138,29 +160,37 @@ def ratio_of(cycle: tuple[list[float], list[float]]) -> float:
     """Of undisturbed times, as a sweep compares them."""
     from diffsweep.analysis.stats import undisturbed
 
-    ours, optimum = cycle
-    return float(undisturbed(ours) / undisturbed(optimum))
+    ours, other = cycle
+    return float(undisturbed(ours) / undisturbed(other))
 
 
 def largest_difference(folder: str) -> int:
+    """Of any pixel, between ours and the others."""
     import numpy
 
-    ours, optimum = (numpy.load(Path(folder) / f"{side}.npy").astype(int) for side in SIDES)
-    return int(abs(ours - optimum).max())
+    images = {side: numpy.load(Path(folder) / f"{side}.npy").astype(int) for side in SIDES}
+    return max(int(abs(images["ours"] - images[other]).max()) for other in OTHERS)
 
 
-def report(cycles: list, difference: int, out: Path | None) -> int:
-    """Print the comparison, and keep it at `out`; the exit code."""
+def estimate(cycles: list) -> "Estimate":
+    """Ours / the other side's."""
     import math
 
     from diffsweep.analysis.stats import speedup
 
+    return speedup([math.log(ratio_of(cycle)) for cycle in cycles])
+
+
+def report(compared: dict[str, list], difference: int, out: Path | None) -> int:
+    """Print the comparisons, and keep them at `out`; the exit code."""
+    cycles = compared["optimum"]
     medians = [statistics.median([s for cycle in cycles for s in cycle[side]]) for side in (0, 1)]
-    ratio = speedup([math.log(ratio_of(cycle)) for cycle in cycles])
+    ratio, lanes = estimate(cycles), estimate(compared["one call"])
     verdict = "goal reached" if ratio.high <= GOAL else "no slower" if ratio.high <= LIMIT else "cannot tell"
     verdict = "too slow" if ratio.low > LIMIT else verdict
     print(f"median of {len(cycles) * 2 * BLOCK} images each: ours {medians[0]:.4f} s, optimum's {medians[1]:.4f} s")
     print(f"ours / optimum's: {ratio.value:.3f} ({ratio.low:.3f} to {ratio.high:.3f}), goal {GOAL}, limit {LIMIT}")
+    print(f"two calls at once / one call of twice the batch: {lanes.value:.3f} ({lanes.low:.3f} to {lanes.high:.3f})")
     print(f"largest difference of a pixel: {difference} of 255")
     print(f"verdict: {verdict}")
     figures = {
@@ -169,13 +199,20 @@ def report(cycles: list, difference: int, out: Path | None) -> int:
         "high": ratio.high,
         "ours_s": medians[0],
         "optimum_s": medians[1],
+        "lanes": asdict(lanes),
     }
     print(json.dumps({**figures, "cycles": len(cycles), "difference": difference, "verdict": verdict}))
     if out:
         from figures import RATIO, Figure, keep
 
-        ends = {"": ratio.value, ", interval from": ratio.low, ", interval to": ratio.high}
-        kept = [Figure(f"ours / optimum's{end}", value, RATIO, None if end else LIMIT) for end, value in ends.items()]
+        kept = []
+        for what, found, limit in (
+            ("ours / optimum's", ratio, LIMIT),
+            ("two calls at once / one of twice", lanes, None),
+        ):
+            ends = {", interval from": found.low, ", interval to": found.high}
+            kept.append(Figure(what, found.value, RATIO, limit))
+            kept += [Figure(f"{what}{end}", value, RATIO) for end, value in ends.items()]
         keep(out, Path(__file__).stem, [*kept, Figure("optimum's, median of an image", medians[1], "s")])
     return int(verdict == "too slow" or difference > MOST_DIFFERENCE)
 
@@ -206,16 +243,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         export(options, folder)
         with measuring_alone():
-            subjects = []
+            subjects: dict[str, Subject] = {}
             try:
-                subjects = [Subject(side, options, folder) for side in SIDES]
-                cycles = measure(*subjects, options.cycles)
+                for side in SIDES:
+                    subjects[side] = Subject(side, options, folder)
+                ours = subjects["ours"]
+                compared = {name: measure(ours, subjects[name], name, options.cycles) for name in OTHERS}
             finally:
-                for subject in subjects:
+                for subject in subjects.values():
                     subject.process.kill()
                     subject.process.wait()
         difference = largest_difference(folder)
-    sys.exit(report(cycles, difference, options.out))
+    sys.exit(report(compared, difference, options.out))
 
 
 if __name__ == "__main__":
