@@ -67,8 +67,8 @@ BODY = request_body(
 )
 
 
-def open_loop(port: int, schedule: list[float], connections: int = 100, timeout_s: float = 30) -> list:
-    clients = [Client(port, timeout_s) for _ in range(connections)]
+def open_loop(port: int, schedule: list[float], connections: int = 100) -> list:
+    clients = [Client(port, 30) for _ in range(connections)]
     for client in clients:
         client.connect()
     try:
@@ -97,12 +97,6 @@ def test_a_server_that_closes_connections_ends_the_run(tmp_path):
     with fake_server(tmp_path, service_s=[0.001], fault="close", at=20) as port:
         answered = open_loop(port, schedule, connections=20)
     assert [a.error for a in answered if a.error] == ["connection"] and len(answered) < 100
-
-
-def test_a_server_that_hangs_ends_the_run(tmp_path):
-    with fake_server(tmp_path, service_s=[0.001], fault="hang", at=20) as port:
-        answered = open_loop(port, arrivals.poisson_schedule(200, 60, 1), connections=20, timeout_s=1)
-    assert [a.error for a in answered if a.error] == ["timeout"]
 
 
 def test_a_late_client_makes_a_run_invalid():
@@ -260,13 +254,31 @@ def test_the_program_finds_a_rate_and_the_analysis_the_same(tmp_path):
     assert [r.steady for r in own] == [place >= len(own) / 10 for place in range(len(own))]
 
 
-def test_a_server_that_dies_in_a_search_is_an_outcome_and_records_are_kept(tmp_path):
-    job = SearchJob(tmp_path, search_spec({"fault": "segv", "at": 40}))
+@pytest.mark.parametrize(
+    ("fault", "kind", "words"),
+    [
+        ("segv", "connection", "crashed with signal 11 (SIGSEGV)"),
+        ("hang", "timeout", "no answer within 1 s"),
+        ("garbage", "garbage", "the reply is not one of the endpoint"),
+        ("close", "connection", "RemoteDisconnected"),
+    ],
+)
+def test_a_server_that_fails_in_a_search_is_an_outcome_and_records_are_kept(tmp_path, fault, kind, words):
+    job = SearchJob(tmp_path, {**search_spec({"fault": fault, "at": 40}), "request_timeout_s": 1})
     job.run()
-    assert job.notes["outcome"]["status"] == "failed" and "crashed with signal 11" in job.notes["outcome"]["reason"]
-    assert len([r for r in job.records if r.status == "ok"]) > 30
+    outcome = job.notes["outcome"]
+    assert outcome["status"] == "failed" and words in outcome["reason"]
+    assert len([r for r in job.records if r.status == "ok"]) > 30 and kind in {r.error for r in job.records}
     found = read_arrivals(job.out)
-    assert found.rate is None and "crashed" in found.reason
+    assert found.rate is None and words in found.reason
+
+
+def test_a_full_queue_makes_runs_of_a_search_fail_by_kind_and_leaves_it_without_an_answer(tmp_path):
+    job = SearchJob(tmp_path, search_spec({"fault": "429", "at": 40}, runs=2))
+    job.run()
+    assert job.notes["outcome"]["status"] == "ok" and job.notes["ended"] == "the search did not settle within 2 runs"
+    assert all(trial["errors"].keys() == {"http 429"} and not trial["within"] for trial in job.notes["trials"])
+    assert read_arrivals(job.out).rate is None and {r.error for r in job.records} == {None, "http 429"}
 
 
 def test_an_objective_below_the_service_time_is_told_and_nothing_is_run(tmp_path):
