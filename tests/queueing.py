@@ -1,11 +1,14 @@
 """Queues whose truth is known: one server, first come first served, simulated by Lindley's recursion."""
 
+import dataclasses
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
+import simulation
 from diffsweep.analysis.arrivals import Arrivals
 from diffsweep.measure.arrivals import Arrival, Limits, Trial, poisson_schedule, requests_for, summarise_trial
 from diffsweep.measure.records import CapacityRecord, RecordWriter
@@ -96,3 +99,24 @@ def constant(service_s: float) -> Callable:
 def spread(service_s: float, log_deviation: float) -> Callable:
     """Log-normal service times with this median."""
     return lambda rng, requests: service_s * np.exp(log_deviation * rng.standard_normal(requests))
+
+
+def served_by(machine: simulation.Machine, service_s: float, rng: np.random.Generator | None = None) -> Callable:
+    """A server of this machine, a new process drawn with `rng` (without it, one like the median of all); each run meets
+    what the machine does anew."""
+    own = 0.0 if rng is None else machine.process * float(simulation.noise(machine, rng, (1,))[0])
+    running = dataclasses.replace(machine, process=0.0)
+
+    def services(rng: np.random.Generator, requests: int) -> np.ndarray:
+        times = simulation.latencies(running, rng, simulations=1, replicates=1, requests=requests)[0, 0]
+        return service_s * math.exp(own) * times
+
+    return services
+
+
+def searches_on(machine: simulation.Machine, limits: Limits, count: int, seed: int = 0) -> list[Arrivals]:
+    """`count` searches as a sweep makes them by default, each of a fresh server."""
+    size = {name: simulation.default_of("arrivals", name) for name in ("requests", "tolerance")}
+    most, rng = simulation.default_of("arrivals", "runs"), np.random.default_rng(seed)
+    servers = [served_by(machine, limits.service_s, rng) for _ in range(count)]
+    return [simulated_search(server, limits, seed + n, most=most, **size) for n, server in enumerate(servers)]

@@ -83,8 +83,8 @@ def log_ratios(
     """(simulations, replicates): log(baseline / variant) of each replicate, asked in blocks A B B A; the truth is 0."""
     shape = (simulations, replicates, 2 * requests)
     is_variant = np.repeat([i % 4 in (1, 2) for i in range(2 * requests // block)], block)
-    process = _noise(machine, rng, (simulations, replicates, 2)) * machine.process
-    logs = _noise(machine, rng, shape) * machine.request
+    process = noise(machine, rng, (simulations, replicates, 2)) * machine.process
+    logs = noise(machine, rng, shape) * machine.request
     logs += np.where(is_variant, process[..., 1:], process[..., :1])
     logs += _shared_with_time(machine, rng, shape)
     slow = rng.random(shape) < machine.outliers
@@ -102,8 +102,8 @@ def latencies(
 ) -> np.ndarray:
     """(simulations, replicates, requests): times of one side, around 1. Their pooled quantiles are the truth."""
     shape = (simulations, replicates, requests)
-    logs = _noise(machine, rng, shape) * machine.request + _shared_with_time(machine, rng, shape)
-    logs += _noise(machine, rng, (simulations, replicates, 1)) * machine.process
+    logs = noise(machine, rng, shape) * machine.request + _shared_with_time(machine, rng, shape)
+    logs += noise(machine, rng, (simulations, replicates, 1)) * machine.process
     return np.exp(logs) * np.where(rng.random(shape) < machine.outliers, rng.uniform(1.5, 3.0, shape), 1.0)
 
 
@@ -139,7 +139,7 @@ def _answers(clients: int, times_s: Sequence[float]) -> list[CapacityRecord]:
     ]
 
 
-def _noise(machine: Machine, rng: np.random.Generator, shape: tuple) -> np.ndarray:
+def noise(machine: Machine, rng: np.random.Generator, shape: tuple) -> np.ndarray:
     return rng.standard_t(3, shape) / np.sqrt(3) if machine.heavy else rng.standard_normal(shape)
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import simulation
 from diffsweep.analysis import load, stats
 from diffsweep.analysis.stats import Estimate
 from diffsweep.measure import capacity, ramp
@@ -131,6 +132,18 @@ def test_a_level_that_a_minority_climbed_to_is_not_used():
     assert levels[4].reason == "only 2 of 5 replicates climbed so far"
     every[0] += records_of(4, 0.4)
     assert load.levels_of(every)[-1].valid
+
+
+def test_a_levels_p95_has_an_interval_between_starts_of_the_server_and_none_where_clients_queue():
+    rng = np.random.default_rng(3)
+    machine = simulation.Machine(process=0.1, request=0.02)
+    times = simulation.latencies(machine, rng, simulations=1, replicates=3, requests=40)[0]
+    windows = [bursts_of(own) for own in times]
+    alone = load.summarise(1, [[]] * 3, windows, None, None).latency_p95_s
+    assert alone == stats.quantile_over_replicates(times, 0.95)
+    assert alone.half_width > 2 * stats.quantile_estimate(times.ravel(), 0.95).half_width
+    waiting = [np.convolve(own, np.ones(8), "valid") for own in times]  # each waits for the seven before it
+    assert load.summarise(8, [[]] * 3, [bursts_of(own) for own in waiting], None, None).latency_p95_s.low is None
 
 
 def level_of(clients: float, rate: float, half: float = 0.0, valid: bool = True) -> load.Level:

@@ -17,6 +17,7 @@ from diffsweep.analysis.cells import read_cells
 from diffsweep.analysis.stats import Estimate
 from diffsweep.measure.records import read_capacity, read_latency
 from synthetic import Failure
+from test_records import LATENCY
 
 PROJECT = Path(__file__).resolve().parents[1]
 
@@ -125,6 +126,13 @@ def test_the_clocks_add_up(tmp_path):
     parts = [row[f"clock_{part.removesuffix('_s')}_mean_s"] for part in latency.PARTS]
     assert sum(parts) == pytest.approx(row["latency_e2e_mean_s"])
     assert row["residual_share"] < 0.02
+
+
+@pytest.mark.parametrize(("share", "told"), [(0.03, True), (-0.03, True), (0.019, False)])
+def test_a_residual_of_over_2_per_cent_is_told(share, told):
+    records = [replace(LATENCY, order=i, residual_s=share * LATENCY.e2e_s) for i in range(8)]
+    sentence = f"the clocks do not add up: {share:.1%} of the end-to-end time is unaccounted for"
+    assert latency.warnings([records]) == ([sentence] if told else [])
 
 
 def test_quantiles_are_withheld_below_their_minimum_sample(tmp_path):

@@ -37,7 +37,8 @@ class Level:
     that was measured alone, on a machine where one request in twenty takes twice as long, in 83 %.
     rates: images per second of each replicate.
     goodput_images_per_s: those of them that were answered within the objective; None without one. latency_*: of
-    successful requests inside the windows. p95: None when there are too few. disagreement: between replicates.
+    successful requests inside the windows. p95: None when there are too few; without an interval where neighbours wait
+    for one another, as clients of a queue do (`stats.quantiles_over_replicates`). disagreement: between replicates.
     reason: why not valid.
     """
 
@@ -78,7 +79,8 @@ def summarise(
     """
     everything = [r for records in replicates for r in records]
     errors = Counter(r.error for r in everything if r.status != "ok")
-    latencies = [t for w in windows for t in w.latencies_s]
+    by_replicate = [w.latencies_s for w in windows]
+    latencies = [t for own in by_replicate for t in own]
     rates = [w.images_per_s for w in windows]
     laws = [law for w in windows if (law := littles_law(w, clients)) is not None]
     law = float(np.mean(laws)) if laws else None
@@ -97,7 +99,7 @@ def summarise(
         request_error=error,
         goodput_images_per_s=goodput(windows, error, objective_s),
         latency_mean_s=float(np.mean(latencies)) if latencies else None,
-        latency_p95_s=stats.quantile_estimate(latencies, 0.95) if latencies else None,
+        latency_p95_s=stats.quantile_over_replicates(by_replicate, 0.95),
         latency_max_s=max(latencies, default=None),
         littles_law=law,
         disagreement=float(max(abs(np.asarray(rates) / np.mean(rates) - 1))) if len(rates) > 1 else None,

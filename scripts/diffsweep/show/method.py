@@ -138,7 +138,8 @@ def _arrivals(cells: Sequence[Cell]) -> Facts:
         Open loop: Poisson arrivals on a fixed schedule, latency from the scheduled time, whatever the server does. The
         objective, {words.seconds(objectives[0])} ({origin}), is the same for all variants of a target. The highest rate
         is bracketed and bisected to {words.percent(settings.get("tolerance"))}; two runs agree that it is within and
-        two that the next is over. Within: P95 within the objective and errors under 1 %. A run is not valid when the
+        two that the next is over. Within: P95 within the objective and errors under 1 %. The figure is the rate at
+        which 5 % of the requests are late, by a logistic fit to all runs of a search. A run is not valid when the
         client sent 1 % of its requests late by over {words.percent(settings.get("lateness"))} of the service time.
         {settings.get("searches", 1)} searches a variant, each by a fresh server.
     """
