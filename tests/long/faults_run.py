@@ -290,18 +290,20 @@ def begun(out: Path | None, seed: int) -> tuple[list[dict], float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--faults", type=int, default=50)
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="of them only these")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="where the faults and their recoveries go, as JSON")
     options = parser.parse_args()
     faults, earlier_s = begun(options.out, options.seed)
     began_s = time.monotonic()
-    numbers = range(len(faults), options.faults)
+    planned = [n for n in range(options.faults) if plan_fault(n, options.seed)[0] in options.kinds]
+    numbers = planned[len(faults) :]
     folder = Path(tempfile.mkdtemp(prefix="diffsweep-faults-")).resolve()
     try:
         for fault in run(folder, numbers, options.seed, lambda text: print(text, flush=True)):
             faults.append(asdict(fault))
             if options.out:
-                known = {"schema": 3, "seed": options.seed, "planned": options.faults, "got_over": len(faults)}
+                known = {"schema": 3, "seed": options.seed, "planned": len(planned), "got_over": len(faults)}
                 seconds = round(earlier_s + time.monotonic() - began_s, 1)
                 write_json(options.out, {**known, **circumstances(), "seconds": seconds, "faults": faults})
     except Broken as problem:
