@@ -71,7 +71,7 @@ MACHINES = {
 }
 
 
-def log_ratios(
+def both_sides(
     machine: Machine,
     rng: np.random.Generator,
     *,
@@ -79,8 +79,8 @@ def log_ratios(
     replicates: int,
     requests: int,
     block: int = 1,
-) -> np.ndarray:
-    """(simulations, replicates): log(baseline / variant) of each replicate, asked in blocks A B B A; the truth is 0."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """(requests, simulations, replicates) of the baseline and of the variant, equal and asked in blocks A B B A."""
     shape = (simulations, replicates, 2 * requests)
     is_variant = np.repeat([i % 4 in (1, 2) for i in range(2 * requests // block)], block)
     process = noise(machine, rng, (simulations, replicates, 2)) * machine.process
@@ -89,7 +89,19 @@ def log_ratios(
     logs += _shared_with_time(machine, rng, shape)
     slow = rng.random(shape) < machine.outliers
     times = np.moveaxis(np.exp(logs) * np.where(slow, rng.uniform(1.5, 3.0, shape), 1.0), 2, 0)
-    return np.log(stats.undisturbed(times[~is_variant]) / stats.undisturbed(times[is_variant]))
+    return times[~is_variant], times[is_variant]
+
+
+def log_ratios(machine: Machine, rng: np.random.Generator, **size: int) -> np.ndarray:
+    """(simulations, replicates): log(baseline / variant) of each replicate's undisturbed times; the truth is 0."""
+    baseline, variant = both_sides(machine, rng, **size)
+    return np.log(stats.undisturbed(baseline) / stats.undisturbed(variant))
+
+
+def typical_log_ratios(machine: Machine, rng: np.random.Generator, **size: int) -> np.ndarray:
+    """The same of typical times, as latency.typical_log_ratio has it: the median over pairs of neighbours."""
+    baseline, variant = both_sides(machine, rng, **size)
+    return np.median(np.log(baseline / variant), axis=0)
 
 
 def latencies(

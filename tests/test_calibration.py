@@ -167,9 +167,7 @@ def test_the_interval_of_a_power_holds_the_true_one():
     def noise(*shape: int) -> np.ndarray:
         return 0.02 * rng.standard_t(5, shape)
 
-    sweeps = zip(
-        noise(4000, DEFAULT.replicates) - np.log1p(0.08), noise(4000, DEFAULT.aa_replicates), strict=True
-    )
+    sweeps = zip(noise(4000, DEFAULT.replicates) - np.log1p(0.08), noise(4000, DEFAULT.aa_replicates), strict=True)
     judged = [calibration.judge(*(of_ratios("", 0.0, side).replicates for side in sweep)).verdict for sweep in sweeps]
     truth = judged.count(verdicts.REGRESSED) / len(judged)
     held = 0

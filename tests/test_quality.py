@@ -62,7 +62,8 @@ IMAGES = default_of("quality", "images")
 
 @pytest.mark.parametrize(("features", "common", "tries"), [(48, 0.7, 250), (16, 0.0, 600), (16, 0.5, 600)])
 def test_fid_intervals_cover(features, common, tries):
-    """The plain interval its mean at this n, the corrected one the true distance, biased as the plain one is."""
+    """The plain interval its mean at this n, the corrected one the true distance, biased as the plain one is. (More
+    tries, within tighter bounds: tests/long/test_coverage.py.)"""
     rng, found = np.random.default_rng(2), []
     for _ in range(tries):
         ours, theirs, truth = gaussians(rng, IMAGES, features, shift=1.0, scale=1.1, common=common)

@@ -79,7 +79,8 @@ def test_quantile_interval_covers_what_it_says():
 def test_quantiles_of_replicates_are_seldom_told_wrong(name):
     """Intervals that are told hold the truth; where latencies drift, hardly one of a high quantile is told.
 
-    Order statistics hold at least what they say, and the wider of two widenings counts: there is no upper bound.
+    Order statistics hold at least what they say, and the wider of two widenings counts: there is no upper bound. With
+    the replicates of the other presets: tests/long/test_coverage.py.
     """
     machine, rng, qs = simulation.MACHINES[name], np.random.default_rng(8), (0.5, 0.9, 0.95)
     simulated = simulation.latencies(machine, rng, simulations=3000)
@@ -92,6 +93,15 @@ def test_quantiles_of_replicates_are_seldom_told_wrong(name):
             assert len(told) <= 0.1 * len(simulated)
         else:
             assert len(told) >= 0.7 * len(simulated) and np.mean(told) >= simulation.nominal(len(told))[0]
+
+
+def test_where_one_replicate_has_all_slow_requests_a_high_quantile_reaches_to_the_slowest():
+    """The order statistics alone would end among the requests of that one replicate."""
+    usual, slow = np.linspace(0.99, 1.01, 20), np.exp(np.linspace(0.1, 1.0, 14))
+    replicates = [usual] * 12 + [np.concatenate([usual[:6], slow])]
+    found = stats.quantile_over_replicates([np.random.default_rng(16).permutation(own) for own in replicates], 0.95)
+    assert found.high == pytest.approx(slow.max())
+    assert stats.quantile_estimate(np.concatenate(replicates), 0.95).high < 0.8 * slow.max()
 
 
 def test_drift_is_what_neighbours_share():
@@ -149,6 +159,18 @@ def test_speedup_interval_covers_the_truth(name, replicates, requests):
     held, _ = simulation.coverage(ratios, stats.speedup, truth=1.0)
     least, most = simulation.nominal(len(ratios))
     assert least <= held <= most
+
+
+@pytest.mark.parametrize(("replicates", "requests"), simulation.sizes())
+def test_the_typical_speedup_and_the_mean_latency_are_covered(replicates, requests):
+    """On the worst machine; on all of them: tests/long/test_coverage.py."""
+    machine, size = simulation.MACHINES["all at once"], {"replicates": replicates, "requests": requests}
+    rng, size = np.random.default_rng(6), {**size, "simulations": 600}
+    least, most = simulation.nominal(600)
+    ratios = simulation.typical_log_ratios(machine, rng, **size)
+    assert least <= simulation.coverage(ratios, stats.speedup, truth=1.0)[0] <= most
+    means = simulation.latencies(machine, rng, **size).mean(axis=2)
+    assert least <= simulation.coverage(means, stats.replicate_interval, truth=float(means.mean()))[0] <= most
 
 
 def test_the_trimmed_mean_is_that_of_scipy_and_a_lost_replicate_hardly_widens_its_interval():

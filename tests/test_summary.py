@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -133,6 +134,20 @@ def test_a_residual_of_over_2_per_cent_is_told(share, told):
     records = [replace(LATENCY, order=i, residual_s=share * LATENCY.e2e_s) for i in range(8)]
     sentence = f"the clocks do not add up: {share:.1%} of the end-to-end time is unaccounted for"
     assert latency.warnings([records]) == ([sentence] if told else [])
+
+
+@pytest.mark.parametrize(
+    ("correlation", "told"), [(0.0, None), (0.36, "P99 has no interval"), (0.7, "P90, P95 and P99 have no interval")]
+)
+def test_quantiles_that_latencies_which_drift_leave_without_an_interval_are_named(correlation, told):
+    rng, logs = np.random.default_rng(1), [0.0]
+    for _ in range(999):
+        logs.append(correlation * logs[-1] + 0.03 * rng.standard_normal())
+    records = [replace(LATENCY, order=i, e2e_s=math.exp(log), residual_s=0.0) for i, log in enumerate(logs)]
+    assert latency.warnings([records]) == ([f"latency drifts while a replicate runs: {told}"] if told else [])
+    found = latency.figures([records], "e2e")
+    assert (found["p99"].low is None) == (told is not None)
+    assert (found["p95"].low is None) == (told is not None and "P95" in told)
 
 
 def test_quantiles_are_withheld_below_their_minimum_sample(tmp_path):

@@ -1,29 +1,48 @@
-"""`make calibrate` as its user runs it: killed half-way, resumed by the same command, and its report."""
+"""`make calibrate` as its user runs it: killed half-way, resumed by the same command, and what it then says."""
 
 import csv
-import json
 import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 from conftest import copy_project, snakemake, wait_for
 
-COMMAND = ("--configfile", "config/smoke.yaml", "calibration")
+SMOKE = ("calibration", "--configfile", "config/smoke.yaml")
+
+
+def made(folder: Path) -> dict[Path, int]:
+    """The replicates that were measured to their end, and when, in nanoseconds."""
+    return {path: path.stat().st_mtime_ns for path in folder.glob("*/replicate-*/replicate.json")}
 
 
 def test_a_calibration_that_was_killed_goes_on_where_it_was_and_reports(tmp_path):
     project = copy_project(tmp_path / "project")
-    folder = project / "results/smoke/calibration/reference/local"
-    command = [sys.executable, "-m", "snakemake", "--cores", "all", *COMMAND]
-    with open(tmp_path / "log", "wb") as log:
-        first = subprocess.Popen(command, cwd=project, stdout=log, stderr=log, start_new_session=True)
-        wait_for(lambda: first.poll() is not None or len(done_in(folder)) >= 3, timeout_s=150)
-        assert first.poll() is None, (tmp_path / "log").read_text()[-3000:]
-        os.killpg(first.pid, signal.SIGKILL)
+    folder, log = project / "results/smoke/calibration/reference/local", tmp_path / "log"
+    command = [sys.executable, "-m", "snakemake", "--cores", "all", *SMOKE]
+    with open(log, "wb") as out:
+        first = subprocess.Popen(command, cwd=project, stdout=out, stderr=out, start_new_session=True)
+    try:
+        wait_for(lambda: first.poll() is not None or len(made(folder)) >= 2, timeout_s=300)
+        assert first.poll() is None, log.read_text()[-3000:]
+    finally:
+        if first.poll() is None:
+            os.killpg(first.pid, signal.SIGKILL)
         first.wait()
-    before = done_in(folder)
-    resumed = snakemake(project, *COMMAND, timeout=170)
+    before = made(folder)
+    assert not (folder / "calibration.json").exists()
+
+    resumed = snakemake(project, *SMOKE, timeout=300)
     assert resumed.returncode == 0, resumed.stdout[-3000:]
-    after = done_in(folder)
-    assert {path: after[path] for path in before} == before and len(after) > len(before)
+    after = made(folder)
+    assert len(after) > len(before) and {path: after[path] for path in before} == before
+    with open(folder / "calibration.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["scenario"] for row in rows] == ["aa", "slower-0.3", "disturbed-aa", "disturbed-slower-0.3"]
+    assert rows[0]["true slow-down"] == "none" and rows[0]["comparisons"] == "2"
+    verdicts = ("improved", "regressed", "within noise", "cannot tell")
+    assert sum(int(rows[0][verdict]) for verdict in verdicts) == 2
+    report = (folder / "report.html").read_text("utf-8")
+    assert all((folder / f"{name}.svg").exists() for name in ("aa", "power"))
+    assert all(text in report for text in ("A/A", "30 %", *verdicts))

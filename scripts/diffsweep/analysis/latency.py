@@ -154,8 +154,11 @@ def warnings(replicates: Sequence[Records]) -> list[str]:
     everything = [r for records in replicates for r in records]
     if not everything:
         return told
-    if stats.drift_share([np.log([r.e2e_s for r in _in_order(records)]) for records in replicates]) > stats.DRIFT_LIMIT:
+    shared = stats.drift_share([np.log([r.e2e_s for r in _in_order(records)]) for records in replicates])
+    if shared > stats.DRIFT_LIMIT:
         told.append("latency drifts while a replicate runs: P90, P95 and P99 have no interval")
+    elif shared > stats.DRIFT_LIMIT_P99 and len(everything) >= stats.minimum_sample(QUANTILES["p99"]):
+        told.append("latency drifts while a replicate runs: P99 has no interval")
     spread = stats.relative_spread([r.e2e_s for r in everything])
     if spread > stats.SPREAD_LOUD_WARNING:
         told.append(

@@ -19,6 +19,10 @@ from diffsweep.measure.records import ResourceSample
 # METHOD.md, "The host": a difference of counters over at least so much, or there is no figure.
 LEAST_ENERGY_S = 30.0
 LEAST_ENERGY_IMAGES = 20
+# By how much more than the throughput's the requests' noise makes an energy's least half-width: slow requests raise the
+# time per image by more than they lower the rate, and most samples of three replicates have too few of them. With less,
+# the interval holds in 87 % of simulations where one request in twenty is far slower (tests/long/test_coverage.py).
+NOISE_OF_ENERGY = 1.5
 SPARE = 1.1  # over the requests that would be just enough: rates differ, and a window ends before its last burst
 
 # NVML's clock event reasons, by bit (nvml.h, nvmlClocksEventReasons).
@@ -158,13 +162,14 @@ def energy_per_image(
 ) -> Estimate | None:
     """Joules per image, with the interval between replicates; None without a counter, or from too little of it.
 
-    A busy server draws the more the longer it takes: the interval is no narrower than the throughput's would be.
+    A busy server draws the more the longer it takes: the interval is no narrower than the noise of its times lets it
+    be. request_error: what this noise makes of the throughput (`load.Level`).
     """
     known = [(span, joules) for span in spans if (joules := energy_of(span, counter)) is not None and span.images]
     if not is_enough([span for span, _ in known]):
         return None
     between = stats.replicate_interval([joules / span.images for span, joules in known])
-    return stats.with_request_noise(between, request_error)
+    return stats.with_request_noise(between, NOISE_OF_ENERGY * request_error)
 
 
 def is_enough(spans: Sequence[Span]) -> bool:
