@@ -24,7 +24,7 @@ SPREAD_LOUD_WARNING = 0.25
 OUTLIER_SCORE = 14.826
 FASTEST_SHARE = 0.25
 # Of latencies that neighbours share more of than this, no interval of a high quantile is told: one that is told is
-# then wrong in at most 6 % of all simulations of every machine there (tests/benchmarks/interval_coverage.py).
+# then wrong in at most 6 % of all simulations of every machine (8 % with 3 replicates: tests/long/test_coverage.py).
 DRIFT_LIMIT = 0.4
 DRIFT_LIMIT_P99 = (
     0.3  # what a random walk of the machine's pace does to the slowest hundredth is seen by fewer replicates
