@@ -211,7 +211,8 @@ def two_throughputs_table(simulations: int, replicates: int = 3, requests: int =
 
 def searches_table(simulations: int) -> None:
     """The highest rate within the objective, of simulated searches against the true one; beside it Student's interval
-    of the highest rates that held, which was not taken."""
+    of the highest rates that held, which was not taken. Machines that drift or walk have no one rate: their long run,
+    which is taken for the truth, is slower than any run of a search."""
     together, limits = simulation.default_of("arrivals", "searches"), Limits(0.3, 0.1, 0.01)
     print(
         f"\nhighest rate, {together} searches: coverage % of the true one where there is an interval (bias, half-width,"

@@ -15,6 +15,7 @@ import tarfile
 import time
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,14 @@ def interrupted(tmp_path_factory) -> tuple[Path, int | None, list[str]]:
     folder = copy_project(tmp_path_factory.mktemp("finished"))
     command = [sys.executable, "-m", "snakemake", "--cores", "all", "--configfile", "config/smoke.yaml"]
     with open(folder / "interrupted.out", "w") as out:
-        process = subprocess.Popen(command, cwd=folder, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # what a shell starts by & ignores it
+        )
     try:
         wait_for(lambda: requests_answered(folder) and servers(folder), timeout_s=1200)
         os.killpg(process.pid, signal.SIGINT)  # as the terminal does it

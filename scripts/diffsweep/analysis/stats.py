@@ -24,9 +24,10 @@ SPREAD_LOUD_WARNING = 0.25
 OUTLIER_SCORE = 14.826
 FASTEST_SHARE = 0.25
 # Of latencies that neighbours share more of than this, no interval of a high quantile is told: one that is told is
-# then wrong in at most 6 % of all simulations of every machine there (tests/benchmarks/interval_coverage.py).
+# then wrong in at most 6 % of all simulations of every machine (8 % with 3 replicates: tests/long/test_coverage.py).
 DRIFT_LIMIT = 0.4
-DRIFT_LIMIT_P99 = 0.3  # what a walk of the machine's pace does to the slowest hundredth, fewer replicates show
+# The slowest hundredth is of fewer replicates: at 0.4, P99 of a machine whose pace walks would hold 92 %.
+DRIFT_LIMIT_P99 = 0.3
 # Speed-ups of so many replicates are trimmed; of fewer, trimming would cost more degrees of freedom than it gains.
 TRIMMED_FROM = 10
 TRIMMED_SHARE = 0.2
