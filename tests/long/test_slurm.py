@@ -69,14 +69,13 @@ def folder(tmp_path_factory) -> Path:
     # One thread of several: what keeps other jobs off a measuring job's node is that it asks for all of it.
     targets = {name: {**local, "threads": 1, "slurm": {"partition": name}} for name in PARTITIONS}
     (folder / "config/partitions.yaml").write_text(yaml.safe_dump({"targets": targets}))
-    baseline = {**smoke["variants"]["fp32"], "steps": 4}
     config = {
         "sweep": "on-slurm",
         "models": smoke["models"],
         "targets": list(targets),
         "targets_file": "config/partitions.yaml",
-        "baseline": "fp32",
-        "variants": {**smoke["variants"], "fp32": baseline},
+        "baseline": smoke["baseline"],
+        "variants": smoke["variants"],
         "protocol": {
             **{"distinct_prompts": 2, "warmup": 1, "replicates": 1, "requests": 2, "block": 1},
             **{"levels": [1], "requests_per_level": 3},
