@@ -2,13 +2,12 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import product
 from pathlib import Path
 
@@ -42,7 +41,9 @@ def small_disk(folder: Path, mebibytes: int):
 
 def fill(project: Path) -> Path:
     filler = project / "results" / "filler"
-    filler.write_bytes(bytes(shutil.disk_usage(project / "results").free))
+    with suppress(OSError), open(filler, "wb", buffering=0) as handle:  # a running sweep takes of what is free
+        while True:
+            handle.write(bytes(1 << 20))
     return filler
 
 
