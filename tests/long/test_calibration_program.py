@@ -45,4 +45,5 @@ def test_a_calibration_that_was_killed_goes_on_where_it_was_and_reports(tmp_path
     assert sum(int(rows[0][verdict]) for verdict in verdicts) == 2
     report = (folder / "report.html").read_text("utf-8")
     assert all((folder / f"{name}.svg").exists() for name in ("aa", "power"))
-    assert all(text in report for text in ("A/A", "30 %", *verdicts))
+    shown = {row["true slow-down"] for row in rows[1:2]} | {v for row in rows for v in verdicts if int(row[v])}
+    assert all(text in report for text in ("A/A", *shown))
