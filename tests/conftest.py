@@ -43,6 +43,24 @@ def wait_for(condition, timeout_s=10):
         time.sleep(0.02)
 
 
+def processes_in(folder: Path) -> list[tuple[int, str]]:
+    """Number and command line of every process that works in `folder`."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            if (path / "cwd").resolve().is_relative_to(folder.resolve()):
+                command = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                found.append((int(path.name), command))
+        except OSError:  # it has ended meanwhile
+            continue
+    return found
+
+
+def servers_in(folder: Path) -> list[int]:
+    """The servers of the project in `folder` that are running now."""
+    return [pid for pid, command in processes_in(folder) if "serve.py" in command]
+
+
 @pytest.fixture(scope="session")
 def project(tmp_path_factory) -> Path:
     """A copy of the project for tests that only read it or dry-run it."""

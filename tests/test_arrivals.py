@@ -26,7 +26,7 @@ from diffsweep.measure.clients import Client, request_body
 from diffsweep.measure.records import read_capacity
 from diffsweep.measure.search import bracket_of, next_rate, search
 from diffsweep.sweep.files import digest_file
-from test_benchmark import FAKE_SERVER, Job, spec_of
+from test_benchmark import FAKE_SERVER, FAULTS_UNDER_LOAD, Job, spec_of
 
 # --- arrivals: the schedule and the clock ---
 
@@ -254,15 +254,7 @@ def test_the_program_finds_a_rate_and_the_analysis_the_same(tmp_path):
     assert [r.steady for r in own] == [place >= len(own) / 10 for place in range(len(own))]
 
 
-@pytest.mark.parametrize(
-    ("fault", "kind", "words"),
-    [
-        ("segv", "connection", "crashed with signal 11 (SIGSEGV)"),
-        ("hang", "timeout", "no answer within 1 s"),
-        ("garbage", "garbage", "the reply is not one of the endpoint"),
-        ("close", "connection", "RemoteDisconnected"),
-    ],
-)
+@pytest.mark.parametrize(("fault", "kind", "words"), FAULTS_UNDER_LOAD)
 def test_a_server_that_fails_in_a_search_is_an_outcome_and_records_are_kept(tmp_path, fault, kind, words):
     job = SearchJob(tmp_path, {**search_spec({"fault": fault, "at": 40}), "request_timeout_s": 1})
     job.run()

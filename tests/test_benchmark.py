@@ -46,6 +46,13 @@ def spec_of(variant=None, baseline=None, **changes):
     }
 
 
+# What a server does, the kind of error that it is counted as, words of the reason.
+FAULTS_UNDER_LOAD = (
+    ("segv", "connection", "crashed with signal 11 (SIGSEGV)"),
+    ("hang", "timeout", "no answer within 1 s"),
+    ("garbage", "garbage", "the reply is not one of the endpoint"),
+    ("close", "connection", "RemoteDisconnected"),
+)
 OK = {"status": "ok", "reason": None, "stage": "convert", "attempt": 0}
 
 
@@ -170,13 +177,7 @@ def test_a_server_that_fails_in_the_middle_is_an_outcome_and_records_are_kept(tm
 
 @pytest.mark.parametrize(
     ("fault", "kind", "words"),
-    [
-        ("segv", "connection", "crashed with signal 11 (SIGSEGV)"),
-        ("hang", "timeout", "no answer within 1 s"),
-        ("garbage", "garbage", "the reply is not one of the endpoint"),
-        ("close", "connection", "RemoteDisconnected"),
-        ("500", "http 500", "a planted fault"),
-    ],
+    [*FAULTS_UNDER_LOAD, ("500", "http 500", "a planted fault")],
 )
 def test_a_server_that_fails_under_load_is_counted_by_kind_and_what_was_measured_is_kept(tmp_path, fault, kind, words):
     behaviour = {"fault": fault, "at": 14}  # 6 requests for latency, 5 at level 1, then level 2

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 import explain
-from conftest import copy_project, snakemake
+from conftest import copy_project, processes_in, servers_in, snakemake
 from diffsweep.show import words as wording
 
 SMOKE = ("--configfile", "config/smoke.yaml")
@@ -29,7 +29,7 @@ def killed(tmp_path_factory) -> Path:
     with open(folder / "killed.out", "w") as out:
         process = subprocess.Popen(command, cwd=folder, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
     try:
-        wait_for(lambda: measured(folder) and servers(folder), process, folder / "killed.out")
+        wait_for(lambda: measured(folder) and servers_in(folder), process, folder / "killed.out")
         before = threads(process)
         time.sleep(2.5)
         (folder / "new-threads.json").write_text(json.dumps(sorted(threads(process) - before)))
@@ -60,26 +60,8 @@ def measured(folder: Path) -> list[Path]:
     return list((folder / REFERENCE).glob("*/replicate-*/replicate.json"))
 
 
-def servers(folder: Path) -> list[str]:
-    """The command lines of servers of this project that are running now."""
-    return [command for command in processes(folder) if "serve.py" in command]
-
-
 def threads(process: subprocess.Popen) -> set[str]:
     return {path.name for path in Path(f"/proc/{process.pid}/task").iterdir()}
-
-
-def processes(folder: Path) -> list[str]:
-    """The command lines of all processes that work in `folder`."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            if (path / "cwd").resolve() == folder.resolve():
-                found.append(command)
-        except (FileNotFoundError, ProcessLookupError, PermissionError):
-            continue
-    return found
 
 
 def test_snakemake_sleeps_while_a_replicate_is_measured(killed):
@@ -89,9 +71,9 @@ def test_snakemake_sleeps_while_a_replicate_is_measured(killed):
 
 def test_a_killed_sweep_leaves_no_process(killed):
     deadline = time.monotonic() + 10  # the job that was running ends by itself, and its servers with it
-    while processes(killed) and time.monotonic() < deadline:
+    while processes_in(killed) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert processes(killed) == []
+    assert processes_in(killed) == []
 
 
 def test_a_resumed_sweep_keeps_what_was_measured(smoke):

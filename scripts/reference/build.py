@@ -14,7 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from reference import dataset, training
+from . import dataset, training
 
 # (programs that run side by side, the file each leaves behind)
 STAGES = (

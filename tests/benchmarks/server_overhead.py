@@ -2,11 +2,11 @@
 the server is watched against the same requests while it is not.
 
 All run in one process, on one pipeline object and in one thread, alternating A B B A request by request, so that
-nothing else can differ; the client is a process of its own, as in a measurement, and its thread watches the server four
-times a second, as in a measurement. Prints the ratios of the denoising loop's times (undisturbed steps, as a sweep
-compares them; the goals are 1 within 1 % for the server, within 0.5 % for watching it), of whole requests, and of the
-process's CPU time, each with its 95 % interval from groups of pairs. Exits with 1 when the loop is slower than its goal
-beyond doubt.
+nothing else can differ; the client is a process of its own, as in a measurement, and a thread of it watches the server
+four times a second and at both ends of each request, which is more than in a measurement. Prints the ratios of the
+denoising loop's times (undisturbed steps, as a sweep compares them; the goals are 1 within 1 % for the server, within
+0.5 % for watching it), of whole requests, and of the process's CPU time, each with its 95 % interval from groups of
+pairs. Exits with 1 when the loop is slower than its goal beyond doubt.
 
     .venv/bin/python tests/benchmarks/server_overhead.py [--pairs 200] [--steps 25] [--model FOLDER]
 """

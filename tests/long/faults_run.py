@@ -34,7 +34,7 @@ sys.path[:0] = [str(TESTS), str(TESTS / "benchmarks"), str(TESTS.parent / "scrip
 
 from figures import circumstances  # noqa: E402
 
-from conftest import copy_project  # noqa: E402
+from conftest import copy_project, processes_in  # noqa: E402
 from diffsweep.sweep.files import partial_paths, read_json, write_json  # noqa: E402
 
 # The smallest sweep that goes through every stage, with two engines, and variants that share servers and a pipeline.
@@ -153,16 +153,6 @@ def complete(folder: Path) -> float:
     if code:
         raise Broken(f"the same command ended with code {code}:\n{(folder / 'sweep.out').read_text()[-4000:]}")
     return time.monotonic() - began_s
-
-
-def processes_in(folder: Path) -> Iterator[tuple[int, str]]:
-    """Number and command line of every process that works in `folder`."""
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            if Path(os.readlink(path / "cwd")).is_relative_to(folder):
-                yield int(path.name), (path / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except OSError:  # it has ended meanwhile
-            continue
 
 
 def victims(kind: str, stage: str, folder: Path, main: int) -> list[tuple[int, str]]:

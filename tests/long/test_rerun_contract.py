@@ -21,8 +21,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from conftest import copy_project, snakemake, wait_for
-from test_workflow import processes, servers
+from conftest import copy_project, processes_in, servers_in, snakemake, wait_for
 
 CELLS = "results/smoke/reference/local"
 EVERYBODY = ("fp32", "ddim-4", "onnxruntime")
@@ -39,7 +38,7 @@ CTRL_C_S = 20  # a limit, far above what it takes
 
 
 @pytest.fixture(scope="module")
-def interrupted(tmp_path_factory) -> tuple[Path, int | None, list[str]]:
+def interrupted(tmp_path_factory) -> tuple[Path, int | None, list]:
     """A project whose smoke sweep got Ctrl-C during a measurement; its exit code, None when it had not ended in time,
     and the processes that were left over then."""
     folder = copy_project(tmp_path_factory.mktemp("finished"))
@@ -54,13 +53,13 @@ def interrupted(tmp_path_factory) -> tuple[Path, int | None, list[str]]:
             preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # what a shell starts by & ignores it
         )
     try:
-        wait_for(lambda: requests_answered(folder) and servers(folder), timeout_s=1200)
+        wait_for(lambda: requests_answered(folder) and servers_in(folder), timeout_s=1200)
         os.killpg(process.pid, signal.SIGINT)  # as the terminal does it
         code = process.wait(timeout=CTRL_C_S)
     except subprocess.TimeoutExpired:
         code = None
     finally:
-        left = processes(folder)
+        left = processes_in(folder)
         process.kill()
         process.wait()
     return folder, code, left

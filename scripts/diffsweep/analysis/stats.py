@@ -357,28 +357,6 @@ def share_interval(count: int, of: int, confidence: float = CONFIDENCE) -> Estim
     return Estimate(count / of, low, high)
 
 
-def logistic_fit(x: np.ndarray, shares: np.ndarray, counts: np.ndarray, dispersion: float = 1.0) -> tuple[float, float]:
-    """(a, b) of the logistic curve 1 / (1 + exp(-a - b x)) through shares of so many trials each.
-
-    Maximum likelihood less its bias (Firth 1993, Biometrika 80: finite also where shares are nothing but 0 and 1), by
-    Newton's method. dispersion: by how much shares vary more than those of independent trials, which the bias follows.
-    """
-    design = np.stack([np.ones_like(x), x], axis=1)
-    fitted = np.array([-3.0, 5.0])
-    for _ in range(100):
-        expected = special.expit(design @ fitted)
-        weights = counts * expected * (1 - expected)
-        information = design.T @ (design * weights[:, None]) + 1e-6 * np.eye(2)
-        leverage = weights * (design @ np.linalg.inv(information) * design).sum(axis=1)
-        excess = counts * (shares - expected) + dispersion * leverage * (0.5 - expected)
-        most = np.maximum(np.abs(fitted), 1.0)  # a whole step may overshoot
-        step = np.clip(np.linalg.solve(information, design.T @ excess), -most, most)
-        fitted = fitted + step
-        if (np.abs(step) < 1e-9 * most).all():
-            break
-    return float(fitted[0]), float(fitted[1])
-
-
 # --- steady state ---------------------------------------------------------------------------------------------------
 
 

@@ -67,7 +67,7 @@ def draw(points: Sequence[Point], x_axis: Axis, y_axis: Axis, frame: style.Frame
     ceiling = _ceiling(points)
     points = [_below(p, ceiling) for p in points]
     _scale_axis(axes, "x", [(p.x, p.x_low, p.x_high) for p in points], x_axis)
-    _scale_axis(axes, "y", [(p.y, p.y_low, min(p.y_high, ceiling)) for p in points], y_axis)
+    _scale_axis(axes, "y", [(p.y, p.y_low, np.minimum(p.y_high, ceiling)) for p in points], y_axis)
     _draw_front(axes, points)
     prominent = _prominent(points)
     _draw_crowd(axes, [p for p in points if p not in prominent])
