@@ -129,8 +129,8 @@ def launches_of(spec: Mapping, options: argparse.Namespace) -> dict[str, Launch]
 def supervise(
     parts: Sequence[Part], prompts: Sequence[Prompt], keeper: Keeper, options: argparse.Namespace
 ) -> tuple[Outcome, dict]:
-    """Measure the parts alone on this machine, one after the other, in a child that may die. Each that ends well is
-    finished there and then, whatever becomes of the others."""
+    """Measure the parts together, and nothing beside them on this machine, in a child that may die. Each that ends well
+    is finished there and then, whatever becomes of the others."""
     spec = {**parts[0].spec, "timeout_s": sum(part.spec["timeout_s"] for part in parts)}
     launches, run = launches_of(spec, options), parts[0].known["run"]
 

@@ -23,31 +23,37 @@ from test_benchmark import Job, spec_of
 
 
 class Stub:
-    """A replicate whose blocks take no time, and are disturbed as `when(block, attempt)` says."""
+    """Replicates of `variants` that share the baseline, whose blocks take no time, and are disturbed as
+    `when(block, attempt)` says, but for those of the variant `spared`. whose: of which variants each that ran was;
+    notes: the first variant's."""
 
-    def __init__(self, monkeypatch, pairs, when, **spec):
-        self.ran, self.notes = [], {}
+    def __init__(self, monkeypatch, pairs, when, variants=("v",), spared="", **spec):
+        self.ran, self.whose, self.all_notes = [], [], {name: {} for name in variants}
         self.requests = [
             pairing.Planned(role, number, "p000", "x", 0)
             for number, role in enumerate(pairing.block_roles(pairs, "baseline"), start=1)
         ]
 
-        def run_block(_replicate, block, attempt, *_arguments):
+        def run_block(measured, block, attempt, *_arguments):
             self.ran.append((block[0], attempt))
-            disturbed = ["other processes used 0.99 cores"] if when(block[0], attempt) else []
+            self.whose.append("".join(each.replicate.name for each in measured))
+            disturbed = when(block[0], attempt) and self.whose[-1] != spared
             return [0.1], {
                 "block": block[0],
                 "role": block[1],
                 "attempt": attempt,
                 "valid": True,
-                "disturbed": disturbed,
+                "disturbed": ["other processes used 0.99 cores"] if disturbed else [],
             }
 
         monkeypatch.setattr(blocks, "_run_block", run_block)
-        replicate = SimpleNamespace(
-            spec=spec, note=self.notes.update, enter=lambda _: None, say=lambda _: None, note_usage=lambda _: None
-        )
-        blocks.run_blocks(replicate, self.requests, None, None, {})
+        silent = dict.fromkeys(("enter", "say", "note_usage"), lambda _: None)
+        measured = [
+            blocks.Paired(SimpleNamespace(name=name, spec=spec, note=notes.update, **silent), self.requests, None)
+            for name, notes in self.all_notes.items()
+        ]
+        blocks.run_blocks(measured, None, {})
+        self.notes = self.all_notes[variants[0]]
 
 
 def test_a_disturbed_pair_is_measured_again_after_the_others(monkeypatch):
@@ -58,6 +64,19 @@ def test_a_disturbed_pair_is_measured_again_after_the_others(monkeypatch):
     assert [(n["block"], n["attempt"]) for n in found.notes["disturbed_blocks"]] == [(3, 2)]
     invalid = {(n["block"], n["attempt"]) for n in found.notes["blocks"] if not n["valid"]}
     assert invalid == {(3, 1), (4, 1), (7, 1), (8, 1)}
+
+
+def test_variants_that_share_the_baseline_repeat_their_own_pairs(monkeypatch):
+    """Block 1 is the baseline's, so that it was disturbed for both; 3 is the variants', of which b's was quiet."""
+
+    found = Stub(monkeypatch, 8, lambda block, attempt: (block, attempt) in {(1, 1), (3, 1)}, ("a", "b"), spared="b")
+    assert found.whose[:6] == ["ab", "a", "b", "b", "a", "ab"]
+    assert list(zip(found.ran, found.whose, strict=True))[24:] == [
+        *(((1, 2), "ab"), ((2, 2), "a"), ((2, 2), "b")),
+        *(((3, 2), "a"), ((4, 2), "a")),
+    ]
+    assert [notes["repeats"]["repeated"] for notes in found.all_notes.values()] == [2, 1]
+    assert [len(notes["disturbed_blocks"]) for notes in found.all_notes.values()] == [0, 0]
 
 
 def test_a_machine_that_is_never_quiet_ends_too(monkeypatch):
@@ -148,9 +167,8 @@ class Loaded:
         self.error = None
 
     def load(self):
-        self.job.clients["variant"] = SimpleNamespace(close=lambda: None)
         with records.RecordWriter(self.job.files.capacity) as writer:
-            load.run_load(self.job, [], writer, Sampler({}, self.job.device, writer, hz=0))
+            load.run_load(self.job, [], writer, Sampler({}, self.job.device, [writer], hz=0))
         return self.job.notes["levels"]
 
     def arrive(self):

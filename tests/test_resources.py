@@ -113,7 +113,7 @@ def test_a_processor_that_is_slowed_down_by_heat_disturbs(tmp_path):
 def sample(tmp_path, device=gpu.NONE, hz=100.0, enough=3, **options):
     """A sampler that has looked at this process `enough` times, and its file."""
     path, watched = tmp_path / "resources.jsonl", {"server": [os.getpid()]}
-    with records.RecordWriter(path) as writer, Sampler(watched, device, writer, hz, **options) as found:
+    with records.RecordWriter(path) as writer, Sampler(watched, device, [writer], hz, **options) as found:
         wait_for(lambda: hz == 0 or len(found.samples) >= enough or not found._thread.is_alive())
     return found, path
 

@@ -3,6 +3,8 @@
 import json
 
 from conftest import wait_for
+from diffsweep.measure.pairing import sets_of
+from diffsweep.measure.records import read_resources
 from diffsweep.sweep import sharing
 from test_benchmark import OK, Job, _servers, spec_of
 
@@ -50,13 +52,49 @@ def test_the_first_job_measures_all_that_need_its_servers(tmp_path):
         assert {level["level"] for level in found[name]["levels"]} == {1, 2} == {r.level for r in job.capacity}
         assert found[name]["servers"].keys() == {"variant", "baseline"}
     assert "start" in found["a"]["seconds"] and "start" not in found["b"]["seconds"]
-    spans = [(found[name]["started_unix_s"], found[name]["ended_unix_s"]) for name in "abc"]
-    assert all(before[1] <= after[0] for before, after in zip(spans, spans[1:], strict=False))
+    assert found["a"]["ended_unix_s"] < found["b"]["ended_unix_s"] < found["c"]["ended_unix_s"]
     assert not list((tmp_path / "shared" / "benchmark" / "done").iterdir())
 
 
+def test_variants_share_the_baselines_requests_and_each_has_a_record_of_them(tmp_path):
+    jobs, _ = samplers(tmp_path)
+    for job in jobs.values():
+        job.run()
+    times = {name: [r.sent_unix_s for r in measured(job, "baseline")] for name, job in jobs.items()}
+    assert len(times["a"]) == 4 and times["a"] == times["b"] == times["c"]
+    sent = {(r.sent_unix_s, r.variant if r.role == "variant" else "A") for job in jobs.values() for r in measured(job)}
+    assert "".join(name for _, name in sorted(sent)) == "AabccbaAAabccbaA"
+    for job in jobs.values():
+        assert [r.block for r in measured(job)] == list(range(1, 9))
+        assert [(r.prompt_id, r.seed) for r in measured(job, "variant")] == [
+            (r.prompt_id, r.seed) for r in measured(job, "baseline")
+        ]
+        assert [r.order for r in job.latency] == list(range(1, len(job.latency) + 1))
+        assert len(job.replicate["blocks"]) == 8 and job.replicate["baseline_shared_by"] == 3
+        assert len(read_resources(job.out / "resources.jsonl")) == job.replicate["sampling"]["samples"] > 1
+
+
+def measured(job, *roles):
+    return [r for r in job.latency if not r.warmup and r.role in (roles or ("variant", "baseline"))]
+
+
+def test_a_few_variants_share_the_baselines_requests_and_many_do_so_in_sets_of_like_size():
+    assert [len(together) for together in sets_of(range(6))] == [6]
+    sets = sets_of(range(20))
+    assert [len(together) for together in sets] == [5, 5, 5, 5]
+    assert sorted(turn for together in sets for turn in together) == list(range(20)) and sets[0][0] == 0
+
+
+def test_a_server_that_falls_while_latencies_are_measured_has_each_variant_go_alone(tmp_path):
+    jobs, processes = samplers(tmp_path, fault="exit", at=13)  # 4 of warm-up, 12 of blocks; alone, a variant asks 17
+    jobs["a"].run()
+    assert _servers(processes) == 4 and jobs["a"].outcome["status"] == "failed"
+    assert "measured before" not in jobs["b"].run()
+    assert jobs["b"].replicate["turns"] == ["b"] and len(measured(jobs["b"], "baseline")) == 4
+
+
 def test_a_server_that_one_variant_brings_down_costs_the_others_nothing(tmp_path):
-    jobs, processes = samplers(tmp_path, fault="exit", at=30)  # a has had its turn of 21 requests, b is in its own
+    jobs, processes = samplers(tmp_path, fault="exit", at=30)  # a has had its load, b is in its own
     for job in jobs.values():
         job.run()
     assert [job.outcome["reason"] for job in jobs.values()] == [None, None, None]

@@ -181,6 +181,18 @@ def test_useful_time_counts_both_sides_levels_and_images(tmp_path):
     assert row["useful_s"] == pytest.approx(row["useful_requests_s"] + row["useful_levels_s"] + row["useful_images_s"])
 
 
+def test_requests_to_the_baseline_that_variants_share_count_once(tmp_path):
+    plan = small_plan()
+    sweep = synthetic.make_results(tmp_path, plan, pictures=False)
+    alone_s = rows_in(sweep, plan)["ddim-10"]["useful_requests_s"]
+    baseline_s = 0.0
+    for path in (sweep / "reference/local/ddim-10").glob("replicate-*/replicate.json"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "baseline_shared_by": 4}))
+        records = read_latency(path.with_name("latency.jsonl"))
+        baseline_s += sum(r.e2e_s for r in latency.measured(records, "baseline"))
+    assert rows_in(sweep, plan)["ddim-10"]["useful_requests_s"] == pytest.approx(alone_s - 0.75 * baseline_s)
+
+
 # --- speed-up ---
 
 

@@ -136,7 +136,7 @@ class Subject:
         """Also sampled, from before the request until after it."""
         from diffsweep.measure.sampler import Sampler
 
-        with Sampler({"server": [self.process.pid]}, self._device, self._samples):
+        with Sampler({"server": [self.process.pid]}, self._device, [self._samples]):
             return self.http()
 
 

@@ -254,9 +254,9 @@ def artifact_fields(cell: Cell) -> Row:
 
 def useful_fields(cell: Cell) -> Row:
     """Seconds spent in measured requests (both sides), load levels and making images: what a sweep's time is for. And
-    the runs that did it."""
+    the runs that did it. Of the baseline's requests that variants share, each has its part."""
     requests_s = sum(
-        record.e2e_s
+        record.e2e_s / (replicate.notes.get("baseline_shared_by", 1) if role == "baseline" else 1)
         for replicate in cell.replicates
         for role in ("variant", "baseline")
         for record in latency.measured(replicate.latency, role)

@@ -1,6 +1,9 @@
 """The measured blocks of a replicate, A B B A, and once more those pairs in which the machine was not ours alone.
 
-A pair of blocks (A B, or B A) is invalid when either was disturbed: both sides are measured again, after all other
+Variants that need the same servers share the baseline's blocks: A B C D, D C B A. Each keeps a record of them, so that
+its files are whole: a pair of blocks is the baseline's and its own.
+
+A pair (A B, or B A) is invalid when either block was disturbed: both sides are measured again, after all other
 pairs, when what disturbed may have passed. The records of the invalid attempt stay in the file; `attempt` tells them
 apart (records.valid). The number of repeats is limited, so that a sweep ends on a machine that is never quiet; pairs
 that stay disturbed beyond it are used, since leaving them out would leave nothing there, and are counted: the analysis
@@ -11,12 +14,12 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields
 
 from diffsweep.measure import monitor
 from diffsweep.measure.clients import Reply, split_clocks
 from diffsweep.measure.journal import Replicate
-from diffsweep.measure.pairing import ROLES, Planned, blocks
+from diffsweep.measure.pairing import Planned, blocks
 from diffsweep.measure.records import LatencyRecord, RecordWriter
 from diffsweep.measure.sampler import Sampler
 from diffsweep.sweep.outcomes import Failed
@@ -28,18 +31,30 @@ NO_CLOCKS = dict.fromkeys(field.name for field in fields(LatencyRecord) if field
 NO_CLOCKS["step_s"] = None
 
 Block = tuple[int, str, list[Planned]]  # number, role, requests
+Pair = tuple[Block, Block]  # neighbouring blocks, one of each role
 
 
-def ask(replicate: Replicate, request: Planned, latency: RecordWriter, attempt: int = 1) -> LatencyRecord:
-    """Make one request and write its record. Raises Failed when there is no image."""
-    reply = replicate.clients[request.role].generate(replicate.body_of(request), request.warmup)
-    replicate.orders += 1
-    record = latency_record(replicate.identity, request, replicate.orders, reply, attempt)
-    latency.append(record)
+@dataclass(frozen=True)
+class Paired:
+    """One variant, paired with the baseline: its replicate under way, what is asked, where the records of that go."""
+
+    replicate: Replicate
+    requests: Sequence[Planned]
+    latency: RecordWriter
+
+
+def ask(variants: Sequence[Paired], request: Planned, attempt: int = 1) -> LatencyRecord:
+    """Make one request, and write its record for each of the `variants`. Raises Failed when there is no image."""
+    asking = variants[0].replicate
+    reply = asking.clients[request.role].generate(asking.body_of(request), request.warmup)
+    for each in variants:
+        each.replicate.orders += 1
+        record = latency_record(each.replicate.identity, request, each.replicate.orders, reply, attempt)
+        each.latency.append(record)
     if reply.error is not None:
-        replicate.sides[request.role].check_soon()
+        asking.sides[request.role].check_soon()
         name = "warm-up request" if request.warmup else "request"
-        raise Failed(f"the {request.role}'s server failed {name} {replicate.orders} ({reply.error}): {reply.detail}")
+        raise Failed(f"the {request.role}'s server failed {name} {asking.orders} ({reply.error}): {reply.detail}")
     return record
 
 
@@ -61,49 +76,89 @@ def latency_record(known: Mapping, request: Planned, order: int, reply: Reply, a
     )
 
 
-@dataclass(frozen=True)
-class Pair:
-    """Two neighbouring blocks, one of each role, and which attempt at them this is."""
+@dataclass
+class Progress:
+    """How far one variant is: `times_s` and notes of its blocks (its own and the baseline's), pairs measured again."""
 
-    blocks: tuple[Block, Block]
+    of: Paired
+    pairs: Sequence[Pair]
+    limit: int
+    repeats: int = 0
+    noted: list[dict] = field(default_factory=list)
+    times_s: dict[str, list[float]] = field(default_factory=dict)
+
+    def add(self, block: Block, times_s: Sequence[float], note: Mapping) -> dict:
+        number, role, _ = block
+        self.times_s.setdefault(role, []).extend(times_s)
+        self.noted.append({**note})
+        if number % 8 == 0 or number == 2 * len(self.pairs):
+            medians = ", ".join(f"{role} {statistics.median(times):.3f} s" for role, times in self.times_s.items())
+            self.of.replicate.say(f"block {number} of {2 * len(self.pairs)}: {medians}")
+        return self.noted[-1]
+
+    def repeats_disturbed(self, notes: Sequence[dict], attempt: int) -> bool:
+        """Whether the pair with these notes, which are then marked as invalid, is measured again."""
+        reasons = [reason for note in notes for reason in note["disturbed"]]
+        if not reasons or self.repeats >= self.limit or attempt >= ATTEMPTS:
+            return False
+        self.repeats += 1
+        for note in notes:
+            note["valid"] = False
+        first, second = (note["block"] for note in notes)
+        self.of.replicate.say(f"blocks {first} and {second} will be repeated: {reasons[0]}")
+        return True
+
+
+@dataclass(frozen=True)
+class Round:
+    """A pair of blocks of each of some variants, by its place; they share the baseline's."""
+
+    place: int
+    variants: Sequence[Progress]
     attempt: int = 1
+
+    def blocks(self) -> list[tuple[Sequence[Progress], Block]]:
+        """Whose each block is, in the order in which they are measured: the baseline's first, or last."""
+        pairs = [(progress, progress.pairs[self.place]) for progress in self.variants]
+        own = [([progress], block) for progress, pair in pairs for block in pair if block[1] == "variant"]
+        place, shared = next((place, block) for place, block in enumerate(pairs[0][1]) if block[1] == "baseline")
+        return [*own[::-1], (self.variants, shared)] if place else [(self.variants, shared), *own]
 
 
 def pairs_of(requests: Sequence[Planned]) -> list[Pair]:
     found = list(blocks(requests))
-    return [Pair(pair) for pair in zip(found[::2], found[1::2], strict=True)]
+    return list(zip(found[::2], found[1::2], strict=True))
 
 
-def run_blocks(
-    replicate: Replicate, requests: Sequence[Planned], latency: RecordWriter, sampler: Sampler, watched: Mapping
-) -> None:
-    """All pairs of blocks, and repeats of the disturbed ones. `watched`: processes by server name. Raises Failed."""
-    replicate.enter("latency")
-    todo = deque(pairs_of(requests))
-    number_of_blocks, limit = 2 * len(todo), repeats_allowed(len(todo), replicate.spec)
-    measured: dict[str, list[float]] = {role: [] for role in ROLES}
-    noted: list[dict] = []
-    repeats = 0
+def run_blocks(variants: Sequence[Paired], sampler: Sampler, watched: Mapping) -> None:
+    """All pairs of blocks of variants that share the baseline's, and repeats of the disturbed ones.
+
+    All plan as many pairs, and ask the baseline the same. `watched`: processes by server name. Raises Failed.
+    """
+    all_ = [begin(each) for each in variants]
+    todo = deque(Round(place, all_) for place in range(len(all_[0].pairs)))
     try:
         while todo:
-            pair = todo.popleft()
-            notes = []
-            for block in pair.blocks:
-                times, note = _run_block(replicate, block, pair.attempt, latency, sampler, watched)
-                measured[block[1]] += times
-                notes.append(note)
-                noted.append(note)
-                if block[0] % 8 == 0 or block[0] == number_of_blocks:
-                    replicate.say(f"block {block[0]} of {number_of_blocks}: {_medians(measured)}")
-            if repeats < limit and pair.attempt < ATTEMPTS and any(note["disturbed"] for note in notes):
-                for note in notes:
-                    note["valid"] = False
-                todo.append(replace(pair, attempt=pair.attempt + 1))
-                repeats += 1
-                replicate.say(f"blocks {pair.blocks[0][0]} and {pair.blocks[1][0]} will be repeated: {_reason(notes)}")
+            now = todo.popleft()
+            notes: dict[int, list[dict]] = {id(progress): [] for progress in now.variants}
+            for owners, block in now.blocks():
+                times_s, note = _run_block([each.of for each in owners], block, now.attempt, sampler, watched)
+                for progress in owners:
+                    notes[id(progress)].append(progress.add(block, times_s, note))
+            again = [each for each in now.variants if each.repeats_disturbed(notes[id(each)], now.attempt)]
+            if again:
+                todo.append(Round(now.place, again, now.attempt + 1))
     finally:
-        replicate.note(blocks=noted, **summarise_blocks(noted, repeats, limit))
-    replicate.note_usage(watched)
+        for each in all_:
+            each.of.replicate.note(blocks=each.noted, **summarise_blocks(each.noted, each.repeats, each.limit))
+    for each in all_:
+        each.of.replicate.note_usage(watched)
+
+
+def begin(variant: Paired) -> Progress:
+    variant.replicate.enter("latency")
+    pairs = pairs_of(variant.requests)
+    return Progress(variant, pairs, repeats_allowed(len(pairs), variant.replicate.spec))
 
 
 def repeats_allowed(pairs: int, spec: Mapping) -> int:
@@ -125,24 +180,15 @@ def summarise_blocks(noted: Sequence[Mapping], repeats: int, limit: int) -> dict
     return {"disturbed_blocks": disturbed, "repeats": counts}
 
 
-def _reason(notes: Sequence[Mapping]) -> str:
-    return next(reason for note in notes for reason in note["disturbed"])
-
-
 def _run_block(
-    replicate: Replicate, block: Block, attempt: int, latency: RecordWriter, sampler: Sampler, watched: Mapping
+    variants: Sequence[Paired], block: Block, attempt: int, sampler: Sampler, watched: Mapping
 ) -> tuple[list[float], dict]:
     """One block's end-to-end times, and what replicate.json says of it."""
     number, role, requests = block
-    others = [pid for name, pids in watched.items() if name != replicate.sides[role].name for pid in pids]
+    others = [pid for name, pids in watched.items() if name != variants[0].replicate.sides[role].name for pid in pids]
     settled_s = monitor.wait_until_idle(others) if others else 0.0
     began_unix_s, before = time.time(), monitor.usage(watched)
-    times = [ask(replicate, request, latency, attempt).e2e_s for request in requests]
+    times_s = [ask(variants, request, attempt).e2e_s for request in requests]
     used = sampler.used(watched, before, began_unix_s)
     note = {"block": number, "role": role, "attempt": attempt, "valid": True, "settled_s": round(settled_s, 3), **used}
-    return times, note
-
-
-def _medians(measured: Mapping[str, Sequence[float]]) -> str:
-    known = {role: statistics.median(times) for role, times in measured.items() if times}
-    return ", ".join(f"{role} {median:.3f} s" for role, median in known.items())
+    return times_s, note

@@ -18,11 +18,12 @@ from diffsweep.measure.records import SCHEMA
 from diffsweep.measure.servers import Server
 from diffsweep.sweep.files import write_json
 
-# The parts of a replicate as they are named in `seconds`, and in words.
+# The parts of a replicate as they are named in `seconds` (but for the waiting), and in words.
 PHASES = {
     "start": "starting the servers",
     "warmup": "warming up",
     "latency": "measuring latency",
+    "turn": "waiting for its turn",
     "capacity": "measuring capacity",
     "arrivals": "searching the highest rate",
     "stop": "stopping the servers",
@@ -42,7 +43,8 @@ class Files:
 
 @dataclass
 class Replicate:
-    """A replicate under way. `sides`: the server of each role (the same one where both run one artifact)."""
+    """A replicate under way. `sides`: the server of each role (the same one where both run one artifact), and `clients`
+    the connections to them. `sharers`: how many variants share the baseline's requests with each other."""
 
     spec: Mapping
     identity: Mapping
@@ -51,6 +53,7 @@ class Replicate:
     device: Device
     sides: dict[str, Server] = field(default_factory=dict)
     clients: dict[str, Client] = field(default_factory=dict)
+    sharers: int = 1
     notes: dict[str, Any] = field(default_factory=dict)
     orders: int = 0
     phase_began_s: float = field(default_factory=time.perf_counter)
@@ -64,11 +67,13 @@ class Replicate:
         write_json(self.files.notes, self.notes)
 
     def enter(self, phase: str) -> None:
-        """Begin a phase: note how long the one before took, and which it is, in case that it never ends."""
+        """Begin a phase: note how long the one before took, and which it is, in case that it never ends. Of the time
+        that variants measured latencies together, each has its share."""
         now_s = time.perf_counter()
-        seconds = self.notes.get("seconds", {})
-        if "phase" in self.notes:
-            seconds = {**seconds, self.notes["phase"]: round(now_s - self.phase_began_s, 3)}
+        seconds, before = self.notes.get("seconds", {}), self.notes.get("phase", "turn")
+        if before != "turn":
+            shared_by = self.sharers if before == "latency" else 1
+            seconds = {**seconds, before: round((now_s - self.phase_began_s) / shared_by, 3)}
         self.phase_began_s = now_s
         self.note(phase=phase, seconds=seconds)
 

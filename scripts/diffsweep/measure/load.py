@@ -32,7 +32,6 @@ def run_load(replicate: Replicate, requests: Sequence[Planned], capacity: Record
     """All load levels against the variant's server, by its measured requests. Raises Failed."""
     replicate.enter("capacity")
     bodies = [replicate.body_of(r) for r in requests if r.role == "variant" and not r.warmup]
-    replicate.clients.pop("variant").close()
     watched = {server.name: server.processes for server in replicate.servers}
     while True:
         level, ended = next_level(replicate.spec["protocol"], replicate.notes.get("levels", ()))

@@ -109,7 +109,7 @@ def _search(job: Replicate, bodies: Sequence[bytes], limits: Limits, writer: Rec
     hz = 0.0 if job.device.missing else HZ  # only what a GPU does between two looks has no counter that tells it later
     with (
         RecordWriter(job.files.resources) as unused,
-        Sampler({server.name: server.processes}, job.device, unused, hz) as samples,
+        Sampler({server.name: server.processes}, job.device, [unused], hz) as samples,
     ):
         trials, settled = search(run, FIRST_SHARE / limits.service_s, settings["tolerance"], settings["runs"])
     bracket = bracket_of(trials)

@@ -3,11 +3,18 @@
 Pure: the order is decided before anything runs, and depends on the protocol and the number of the replicate only.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import TypeVar
 
 ROLES = ("variant", "baseline")
+# Variants that share the baseline's requests, at most. With each more, a pair lies farther apart in time, a killed job
+# has lost more, and less of the baseline's time is spared.
+SHARERS = 6
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -74,6 +81,12 @@ def plan_requests(
             _add(planned, role, number, prompts, (replicate - 1) * requests + j)
         seen[role] += 1
     return planned
+
+
+def sets_of(variants: Sequence[T]) -> list[Sequence[T]]:
+    """Which of the variants on the same servers share the baseline's requests; about as many in each set."""
+    number = math.ceil(len(variants) / SHARERS)
+    return [variants[place::number] for place in range(number)]
 
 
 def _add(planned: list[Planned], role: str, block: int, prompts: Sequence[Prompt], count: int) -> None:

@@ -22,7 +22,8 @@ PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 class Sampler:
-    """Samples `servers` (processes by server name) while its `with` block lasts, and writes each sample down.
+    """Samples `servers` (processes by server name) while its `with` block lasts, and writes each sample down, by all
+    writers.
 
     samples: what was seen until now. cost_s: the CPU time that this took.
     """
@@ -31,14 +32,14 @@ class Sampler:
         self,
         servers: Mapping[str, Sequence[int]],
         device: gpu.Device,
-        writer: RecordWriter,
+        writers: Sequence[RecordWriter],
         hz: float = HZ,
         energy: PackageEnergy | None = None,
         sensors: CpuSensors | None = None,
     ):
         self.samples: list[ResourceSample] = []
         self.cost_s = 0.0
-        self._hz, self._writer, self._device = hz, writer, device
+        self._hz, self._writers, self._device = hz, writers, device
         self._files = {name: [Path(f"/proc/{pid}/statm") for pid in pids] for name, pids in servers.items()}
         self._energy = energy or PackageEnergy()
         self._sensors = sensors or CpuSensors()
@@ -101,7 +102,8 @@ class Sampler:
 
     def _take(self) -> None:
         sample = self._sample()
-        self._writer.append(sample)
+        for writer in self._writers:
+            writer.append(sample)
         self.samples.append(sample)
         self.cost_s = time.thread_time()
 
@@ -116,6 +118,15 @@ class Sampler:
             package_energy_j=_rounded(self._energy.read_j(), 4),
             gpus=[] if self._device.missing else [gpu.sample(self._device)],
         )
+
+
+def added(earlier: Mapping | None, note: Mapping) -> Mapping:
+    """What two samplers say of themselves, one after the other, as the notes of one."""
+    if earlier is None:
+        return note
+    sums = {key: round(earlier[key] + note[key], 4) for key in ("samples", "cost_cpu_s")}
+    missing = {**earlier["missing"], **note["missing"]}
+    return {**note, **sums, "problem": earlier["problem"] or note["problem"], "missing": missing}
 
 
 def _resident_bytes(statm: Path) -> int:

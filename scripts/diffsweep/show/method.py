@@ -7,6 +7,7 @@ from typing import Any
 from diffsweep.analysis.columns import FID_MARGIN
 from diffsweep.analysis.stats import FASTEST_SHARE, REQUEST_ERRORS, minimum_sample
 from diffsweep.analysis.verdicts import LEAST_THRESHOLD
+from diffsweep.measure.pairing import SHARERS
 from diffsweep.show import words
 from diffsweep.show.cells import Cell
 from diffsweep.show.costs import price_words
@@ -62,9 +63,9 @@ def _latency(plan: Mapping) -> str:
         {words.count(p["block"], "request")}, with the same prompts and seeds on both sides: {replicates} ×
         {p["requests"]} = {total} measured requests a variant, {p["distinct_prompts"]} prompts; the baseline against
         itself in {words.count(aa, "replicate")}. A replicate is a fresh start of the servers; on one machine (not on a
-        cluster), variants that differ only in what a request carries (steps, scheduler, guidance) take turns on them;
-        the first {p["warmup"]} requests of each to either side are warm-up and are not counted (one, where a variant
-        takes its turn on servers that are warm).
+        cluster), variants that differ only in what a request carries (steps, scheduler, guidance) take turns on them,
+        A B C D, D C B A: up to {SHARERS} share the requests to the baseline. The first {p["warmup"]} requests to either
+        side are warm-up and are not counted (one of each further variant on servers that are warm).
         Jobs had the machine to themselves. End to end is the client's time from sending to the last byte.
     """)
 

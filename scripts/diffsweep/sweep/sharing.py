@@ -2,8 +2,8 @@
 
 Snakemake has a job for each replicate of each variant, and one for its images, so that a variant that is added or
 changed is the only one measured. Before the jobs run, the workflow notes which of them need the same servers, or the
-same loaded pipeline. The first of those jobs does the work of all of them, one after the other, and puts the others'
-results aside; each of the other jobs takes its own from there. A job that finds nothing of its own does it itself.
+same loaded pipeline. The first of those jobs does the work of all of them, and puts the others' results aside; each of
+the other jobs takes its own from there. A job that finds nothing of its own does it itself.
 
 Paths are relative to the folder that Snakemake works in. What is put aside is named by all that Snakemake looks at to
 decide whether a job is done again, so that what a killed run has left is either what the next one wants or nothing.
