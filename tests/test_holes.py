@@ -110,10 +110,10 @@ DAMAGE = {
     ),
     "no time": ("latency", in_line_9(e2e_s=0), ":9: e2e_s is 0"),
     "time unknown": ("latency", in_line_9(e2e_s=None), ":9: e2e_s is None"),
-    "a negative time": ("latency", in_line_9(e2e_s=-1.0), ":9: e2e_s is '-1.0'"),
+    "a negative time": ("latency", in_line_9(e2e_s=-1.0), ":9: e2e_s: Expected `float` >= 0.0"),
     "a step too few": ("latency", in_line_9(step_s=[0.1]), ":9: step_s holds 1 times"),
-    "an unknown status": ("latency", in_line_9(status="OK"), ":9: status is 'OK'"),
-    "an unknown role": ("latency", in_line_9(role="varinat"), ":9: role is 'varinat'"),
+    "an unknown status": ("latency", in_line_9(status="OK"), ":9: status: Invalid enum value 'OK'"),
+    "an unknown role": ("latency", in_line_9(role="varinat"), ":9: role: Invalid enum value 'varinat'"),
     "samples gone": ("resources", Path.unlink, "No such file"),
 }
 

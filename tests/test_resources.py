@@ -44,7 +44,7 @@ def test_a_sample_that_cannot_be_is_named_with_its_line(tmp_path):
     sample |= {"cpu_mhz": None, "cpu_temperature_c": 50, "package_energy_j": 0.5}
     broken = {**sample, "gpus": [{"power_w": "much"}]}
     path.write_text(f"{json.dumps(sample)}\n{json.dumps(broken)}\n")
-    with pytest.raises(records.CorruptRecords, match="resources.jsonl:2: gpus is"):
+    with pytest.raises(records.CorruptRecords, match="resources.jsonl:2: gpus.*Expected `float | null`, got `str`"):
         records.read_resources(path)
 
 

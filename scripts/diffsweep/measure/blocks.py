@@ -27,8 +27,7 @@ from diffsweep.sweep.outcomes import Failed
 ATTEMPTS = 3  # at one pair, the first included
 REPEATED_SHARE = 0.25  # of a replicate's pairs, at least one: it takes at most so much longer
 
-NO_CLOCKS = dict.fromkeys(field.name for field in fields(LatencyRecord) if field.type == float | None)
-NO_CLOCKS["step_s"] = None
+CLOCKS = {f.name for f in fields(LatencyRecord) if f.name.endswith("_s")} - {"sent_unix_s"}
 
 Block = tuple[int, str, list[Planned]]  # number, role, requests
 Pair = tuple[Block, Block]  # neighbouring blocks, one of each role
@@ -59,7 +58,7 @@ def ask(variants: Sequence[Paired], request: Planned, attempt: int = 1) -> Laten
 
 
 def latency_record(known: Mapping, request: Planned, order: int, reply: Reply, attempt: int) -> LatencyRecord:
-    clocks = split_clocks(reply) if reply.error is None else NO_CLOCKS
+    clocks = split_clocks(reply) if reply.error is None else dict.fromkeys(CLOCKS)
     return LatencyRecord(
         **known,
         role=request.role,

@@ -7,15 +7,18 @@ later versions can add some.
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, Field, asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from types import MappingProxyType, NoneType, UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
 
 SCHEMA = 1
-LARGEST = 1e12  # of any number; JSON knows larger ones, up to 1e999, which is infinite
-DIFFERENCES = ("transfer_s", "residual_s")  # of two clocks: the only times that may be below zero
+LARGEST = 1e12  # of any time; a wrong unit is found early
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=LARGEST)]
+Difference = Annotated[float, msgspec.Meta(ge=-LARGEST, le=LARGEST)]  # of two clocks, which may be below zero
 PARTS = ("prompt_encode_s", "step_s", "decode_s", "image_encode_s")
 OWNER = ("run", "model", "target", "variant", "replicate")
 NO_JOB: Mapping = MappingProxyType({})
@@ -38,7 +41,7 @@ class LatencyRecord:
     thereby replaced.
     """
 
-    schema: int
+    schema: Literal[1]
     run: str
     model: str
     target: str
@@ -52,19 +55,19 @@ class LatencyRecord:
     warmup: bool
     status: Literal["ok", "error"]
     error: str | None
-    sent_unix_s: float
-    e2e_s: float | None
-    queue_s: float | None
-    prompt_encode_s: float | None
-    step_s: list[float] | None
-    decode_s: float | None
-    image_encode_s: float | None
-    residual_s: float | None
-    transfer_s: float | None
-    first_byte_s: float | None
+    sent_unix_s: Seconds
+    e2e_s: Seconds | None
+    queue_s: Seconds | None
+    prompt_encode_s: Seconds | None
+    step_s: list[Seconds] | None
+    decode_s: Seconds | None
+    image_encode_s: Seconds | None
+    residual_s: Difference | None
+    transfer_s: Difference | None
+    first_byte_s: Seconds | None
     attempt: int = 1
     batch_size: int | None = None  # images of the pipeline call that the request ran in
-    setup_s: float | None = None
+    setup_s: Seconds | None = None
 
 
 @dataclass(frozen=True)
@@ -77,16 +80,16 @@ class CapacityRecord:
     run was made again, which `valid` takes instead of the first.
     """
 
-    schema: int
+    schema: Literal[1]
     run: str
     model: str
     target: str
     variant: str
     scenario: Literal["steps", "arrivals"]
-    level: float
-    scheduled_s: float | None
-    sent_s: float
-    done_s: float
+    level: int | float
+    scheduled_s: Seconds | None
+    sent_s: Seconds
+    done_s: Seconds
     status: Literal["ok", "error"]
     error: str | None
     images: int
@@ -107,8 +110,8 @@ class ResourceSample:
     `temperature_c`, `clock_event_reasons` (NVML's bits), `energy_j` (counts from when the driver was loaded).
     """
 
-    schema: int
-    unix_s: float
+    schema: Literal[1]
+    unix_s: Seconds
     memory_bytes: dict[str, int]
     cpu_mhz: float | None
     cpu_temperature_c: float | None
@@ -172,14 +175,13 @@ def _part_of(record: LatencyRecord | CapacityRecord) -> Any:
 
 def _read(path: Path | str, kind: type[Record], job: Mapping, *problems: Problem) -> list[Record]:
     """Line after line, hashed on the way, so that a file is read once."""
-    known = _known_of(kind)
-    problems = (_owner_problem(job, known.checks), *problems)
+    problems = (_owner_problem(job, kind.__dataclass_fields__), *problems)
     found, digest = [], hashlib.sha256()
     with open(path, "rb") as handle:
         for number, line in enumerate(handle, start=1):
             digest.update(line)
             try:
-                record = _parse(line, kind, known)
+                record = _parse(line, kind)
                 for problem in problems:
                     if told := problem(record):
                         raise ValueError(told)
@@ -255,101 +257,20 @@ def _times(value: float | list[float] | None) -> int:
 # --- what is wrong with a line: ValueError ---
 
 
-@dataclass(frozen=True)
-class _Known:
-    """Of a kind of record: its fields' names; the check of each field; those that look at more than a value's type; the
-    values of fields that may be missing; the fields' types, together, in records that were right: nearly all
-    have the same.
-    """
-
-    names: tuple[str, ...]
-    checks: Mapping[str, Callable[[Any], bool]]
-    closer: Mapping[str, Callable[[Any], bool]]
-    defaults: Mapping[str, Any]
-    right: set[tuple[type, ...]]
-
-
 @cache
-def _known_of(kind: type[Record]) -> _Known:
-    checks = {field.name: _check_of_field(field) for field in fields(kind)}
-    plain = {int, str, bool, NoneType}
-    closer = {f.name: checks[f.name] for f in fields(kind) if not plain.issuperset(get_args(f.type) or (f.type,))}
-    defaults = {f.name: f.default for f in fields(kind) if f.default is not MISSING}
-    return _Known(tuple(checks), checks, closer, defaults, set())
+def _decoder(kind: type[Record]) -> msgspec.json.Decoder:
+    return msgspec.json.Decoder(kind)
 
 
-def _parse(line: bytes, kind: type[Record], known: _Known) -> Record:
+def _parse(line: bytes, kind: type[Record]) -> Record:
     if not line.endswith(b"\n"):
         raise ValueError("the last record is cut off (no end of line)")
     try:
-        document = _DECODER.decode(line.decode())
-    except UnicodeDecodeError:
-        raise ValueError("not UTF-8") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not a record: {error.msg} at character {error.pos + 1}") from None
-    if not isinstance(document, dict):
-        raise ValueError("not a record: not a JSON object")
-    if document.get("schema") != SCHEMA:
-        raise ValueError(f"schema is {document.get('schema')!r}; this version reads schema {SCHEMA}")
-    values = document if tuple(document) == known.names else _in_order(document, known)
-    types = tuple(map(type, values.values()))
-    for name, check in (known.closer if types in known.right else known.checks).items():
-        if not check(values[name]):
-            raise ValueError(f"{name} is {str(values[name])[:40]!r}, which it cannot be")
-    known.right.add(types)
-    return kind(**values)
-
-
-def _in_order(document: Mapping, known: _Known) -> dict:
-    """The fields of a record that this version did not write itself, in this version's order."""
-    document = {**known.defaults, **document}  # one of an earlier version lacks what was added since
-    try:
-        return {name: document[name] for name in known.names}
-    except KeyError as error:
-        raise ValueError(f"{error.args[0]} is missing") from None
-
-
-def _refuse_constant(word: str) -> None:
-    raise ValueError(f"{word} is not a measurement")
-
-
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
-
-
-def _check_of_field(field: Field) -> Callable[[Any], bool]:
-    """value -> bool: whether a JSON value fits a field: its type, and the range of its numbers, if it has any."""
-    fits, plain = _check_of(field.type), get_args(field.type) or (field.type,)
-    least = 0.0 if field.name.endswith("_s") and field.name not in DIFFERENCES else -LARGEST
-    if list[float] in plain:
-        return lambda value: fits(value) and (not value or (least <= min(value) and max(value) <= LARGEST))
-    if float in plain:
-        types = frozenset(each for option in plain for each in _types_of(option))
-        return lambda value: type(value) in types and (value is None or least <= value <= LARGEST)
-    return fits
-
-
-def _check_of(kind: Any) -> Callable[[Any], bool]:
-    """value -> bool: whether a JSON value fits a field's type. By exact types: True is no int here."""
-    if get_origin(kind) is Literal:
-        return get_args(kind).__contains__
-    options = get_args(kind) if get_origin(kind) in (UnionType, Union) else (kind,)
-    plain = frozenset(plain for option in options if get_origin(option) is None for plain in _types_of(option))
-    containers = [_container_check(option) for option in options if get_origin(option) is not None]
-    if not containers:
-        return lambda value: type(value) in plain
-    return lambda value: type(value) in plain or any(check(value) for check in containers)
-
-
-def _types_of(kind: type) -> tuple[type, ...]:
-    return (float, int) if kind is float else (kind,)
-
-
-def _container_check(kind: Any) -> Callable[[Any], bool]:
-    """Of list[...] and dict[str, ...]."""
-    container, inner = get_origin(kind), get_args(kind)[-1]
-    items = dict.values if container is dict else iter
-    if get_origin(inner) is None:
-        allowed = frozenset(_types_of(inner))
-        return lambda value: type(value) is container and allowed.issuperset(map(type, items(value)))
-    check = _check_of(inner)
-    return lambda value: type(value) is container and all(check(item) for item in items(value))
+        return _decoder(kind).decode(line)
+    except msgspec.ValidationError as error:
+        what, _, place = str(error).partition(" - at `$.")
+        if place == "schema`":
+            what = f"this version reads schema {SCHEMA}; {what}"
+        raise ValueError(f"{place.removesuffix('`')}: {what}" if place else what) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"not a record: {error}") from None
