@@ -92,6 +92,19 @@ def test_the_typical_speedup_and_the_mean_latency_are_covered(name, replicates, 
     assert least <= simulation.coverage(means, stats.replicate_interval, truth=float(means.mean()))[0] <= most
 
 
+# --- throughput ---
+
+
+@pytest.mark.parametrize("name", simulation.MACHINES)
+def test_the_sustained_throughput_is_covered(name):
+    """Its least width is that of slow requests which nobody happened to see: where there are none, it holds more."""
+    loads = simulation.loads(
+        simulation.MACHINES[name], np.random.default_rng(16), simulations=3000, capacities={1: 1.0, 2: 1.0, 4: 1.0}
+    )
+    held, bias, estimates = simulation.covered(loads)
+    assert held >= simulation.nominal(len(estimates))[0] and abs(bias) < 0.01
+
+
 # --- energy ---
 
 POWER_W = 50.0

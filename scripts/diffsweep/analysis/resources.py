@@ -19,10 +19,6 @@ from diffsweep.measure.records import ResourceSample
 # METHOD.md, "The host": a difference of counters over at least so much, or there is no figure.
 LEAST_ENERGY_S = 30.0
 LEAST_ENERGY_IMAGES = 20
-# By how much more than the throughput's the requests' noise makes an energy's least half-width: slow requests raise the
-# time per image by more than they lower the rate, and most samples of three replicates have too few of them. With less,
-# the interval holds in 87 % of simulations where one request in twenty is far slower (tests/long/test_coverage.py).
-NOISE_OF_ENERGY = 1.5
 SPARE = 1.1  # over the requests that would be just enough: rates differ, and a window ends before its last burst
 
 # NVML's clock event reasons, by bit (nvml.h, nvmlClocksEventReasons).
@@ -169,7 +165,7 @@ def energy_per_image(
     if not is_enough([span for span, _ in known]):
         return None
     between = stats.replicate_interval([joules / span.images for span, joules in known])
-    return stats.with_request_noise(between, NOISE_OF_ENERGY * request_error)
+    return stats.with_request_noise(between, request_error)
 
 
 def is_enough(spans: Sequence[Span]) -> bool:
