@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from conftest import PROJECT
+from diffsweep.sweep import environments
 from diffsweep.sweep.environments import LOCKS, PIP_TO_UV, find_uv, lock_requirements, uv_environment
 
 MEASURING = ("torch", "onnxruntime", "openvino")
@@ -62,6 +63,13 @@ def test_a_setting_of_pip_alone_reaches_uv_by_its_name(pip, uv):
 @pytest.mark.parametrize(("pip", "uv"), PIP_TO_UV.items())
 def test_uvs_own_setting_wins(pip, uv):
     assert uv_environment({pip: "x", uv: "y"})[uv] == "y"
+
+
+def test_torch_is_the_build_of_the_locks_unless_the_user_names_another():
+    """A machine with a GPU would be offered a build that has other hashes, and refuse it."""
+    assert environments._torch_backend({}) == ["--torch-backend", "cpu"]
+    for named in ("UV_TORCH_BACKEND", "UV_FIND_LINKS", "UV_DEFAULT_INDEX"):
+        assert environments._torch_backend({named: "x"}) == []
 
 
 @pytest.fixture

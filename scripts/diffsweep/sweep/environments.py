@@ -125,9 +125,11 @@ def _build(name: str, path: Path) -> None:
 
 
 def _torch_backend(environ: dict[str, str]) -> list[str]:
-    """Let uv find torch's build for this machine, unless the user named where packages come from."""
+    """Let uv find the build of torch that the locks are of, for CPU, unless the user named another or where packages
+    come from. What a GPU would choose has other hashes, and would be refused: compile the locks for it (scripts/update_lock).
+    """
     named = any(environ.get(k) for k in ("UV_FIND_LINKS", "UV_DEFAULT_INDEX", "UV_INDEX", "UV_TORCH_BACKEND"))
-    return [] if named else ["--torch-backend", "auto"]
+    return [] if named else ["--torch-backend", "cpu"]
 
 
 def _run(command: list[str], environ: dict[str, str], name: str) -> None:
