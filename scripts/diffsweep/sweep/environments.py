@@ -126,8 +126,8 @@ def _build(name: str, path: Path) -> None:
 
 def _torch_backend(environ: dict[str, str]) -> list[str]:
     """Let uv find the build of torch that the locks are of, for CPU, unless the user named another or where packages
-    come from. What a GPU would choose has other hashes, and would be refused: compile the locks for it (scripts/update_lock).
-    """
+    come from. The build for a GPU has another hash, and would be refused until the locks are compiled for it
+    (scripts/update_lock)."""
     named = any(environ.get(k) for k in ("UV_FIND_LINKS", "UV_DEFAULT_INDEX", "UV_INDEX", "UV_TORCH_BACKEND"))
     return [] if named else ["--torch-backend", "cpu"]
 
