@@ -86,24 +86,24 @@ class Progress:
     noted: list[dict] = field(default_factory=list)
     times_s: dict[str, list[float]] = field(default_factory=dict)
 
-    def add(self, block: Block, times_s: Sequence[float], note: Mapping) -> dict:
+    def add(self, block: Block, times_s: Sequence[float], note: Mapping) -> None:
         number, role, _ = block
         self.times_s.setdefault(role, []).extend(times_s)
         self.noted.append({**note})
         if number % 8 == 0 or number == 2 * len(self.pairs):
             medians = ", ".join(f"{role} {statistics.median(times):.3f} s" for role, times in self.times_s.items())
             self.of.replicate.say(f"block {number} of {2 * len(self.pairs)}: {medians}")
-        return self.noted[-1]
 
-    def repeats_disturbed(self, notes: Sequence[dict], attempt: int) -> bool:
-        """Whether the pair with these notes, which are then marked as invalid, is measured again."""
-        reasons = [reason for note in notes for reason in note["disturbed"]]
+    def repeats_last_pair(self, attempt: int) -> bool:
+        """Whether the pair that was measured last was disturbed, and is measured again: then it is invalid."""
+        pair = self.noted[-2:]
+        reasons = [reason for note in pair for reason in note["disturbed"]]
         if not reasons or self.repeats >= self.limit or attempt >= ATTEMPTS:
             return False
         self.repeats += 1
-        for note in notes:
+        for note in pair:
             note["valid"] = False
-        first, second = (note["block"] for note in notes)
+        first, second = (note["block"] for note in pair)
         self.of.replicate.say(f"blocks {first} and {second} will be repeated: {reasons[0]}")
         return True
 
@@ -139,12 +139,11 @@ def run_blocks(variants: Sequence[Paired], sampler: Sampler, watched: Mapping) -
     try:
         while todo:
             now = todo.popleft()
-            notes: dict[int, list[dict]] = {id(progress): [] for progress in now.variants}
             for owners, block in now.blocks():
                 times_s, note = _run_block([each.of for each in owners], block, now.attempt, sampler, watched)
-                for progress in owners:
-                    notes[id(progress)].append(progress.add(block, times_s, note))
-            again = [each for each in now.variants if each.repeats_disturbed(notes[id(each)], now.attempt)]
+                for each in owners:
+                    each.add(block, times_s, note)
+            again = [each for each in now.variants if each.repeats_last_pair(now.attempt)]
             if again:
                 todo.append(Round(now.place, again, now.attempt + 1))
     finally:
