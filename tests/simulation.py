@@ -79,17 +79,23 @@ def both_sides(
     replicates: int,
     requests: int,
     block: int = 1,
+    sharers: int = 1,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(requests, simulations, replicates) of the baseline and of the variant, equal and asked in blocks A B B A."""
-    shape = (simulations, replicates, 2 * requests)
-    is_variant = np.repeat([i % 4 in (1, 2) for i in range(2 * requests // block)], block)
+    """(requests, simulations, replicates) of the baseline and of the variant, equal and asked in blocks A B B A.
+
+    sharers: so many variants share the baseline's requests, A B C D D C B A; it is the one farthest from them.
+    """
+    there = range(sharers + 1)
+    turns = np.repeat([turn for i in range(requests // block) for turn in (there, there[::-1])[i % 2]], block)
+    shape = (simulations, replicates, len(turns))
+    is_variant = turns == sharers
     process = noise(machine, rng, (simulations, replicates, 2)) * machine.process
     logs = noise(machine, rng, shape) * machine.request
     logs += np.where(is_variant, process[..., 1:], process[..., :1])
     logs += _shared_with_time(machine, rng, shape)
     slow = rng.random(shape) < machine.outliers
     times = np.moveaxis(np.exp(logs) * np.where(slow, rng.uniform(1.5, 3.0, shape), 1.0), 2, 0)
-    return times[~is_variant], times[is_variant]
+    return times[turns == 0], times[is_variant]
 
 
 def log_ratios(machine: Machine, rng: np.random.Generator, **size: int) -> np.ndarray:

@@ -44,7 +44,7 @@ def test_a_sample_that_cannot_be_is_named_with_its_line(tmp_path):
     sample |= {"cpu_mhz": None, "cpu_temperature_c": 50, "package_energy_j": 0.5}
     broken = {**sample, "gpus": [{"power_w": "much"}]}
     path.write_text(f"{json.dumps(sample)}\n{json.dumps(broken)}\n")
-    with pytest.raises(records.CorruptRecords, match="resources.jsonl:2: gpus.*Expected `float | null`, got `str`"):
+    with pytest.raises(records.CorruptRecords, match=r"resources.jsonl:2: gpus.*Expected `float \| null`, got `str`"):
         records.read_resources(path)
 
 
@@ -70,6 +70,16 @@ def test_package_energy_is_the_sum_of_the_packages_and_survives_a_wrap(tmp_path)
     assert energy.read_j() == pytest.approx(2.00005)
     first.write_text("30")  # 80 beyond its range
     assert energy.read_j() == pytest.approx(2.00013)
+
+
+def test_a_jobs_energy_counts_on_from_one_sampler_to_the_next(tmp_path):
+    counter, energy = fake_rapl(tmp_path, energy_uj=0, range_uj=10**9), counters.PackageEnergy(tmp_path)
+    counter.write_text("3000000")
+    sample(tmp_path, energy=energy)
+    counter.write_text("5000000")
+    _, path = sample(tmp_path, energy=energy)
+    joules = [s.package_energy_j for s in records.read_resources(path)]
+    assert set(joules) == {3, 5} and joules == sorted(joules)
 
 
 def test_energy_that_is_not_counted_is_none_with_its_reason(tmp_path):

@@ -11,14 +11,17 @@ from test_benchmark import OK, Job, _servers, spec_of
 # --- variants that take turns on the same servers ---
 
 
-def samplers(folder, names=("a", "b", "c"), **behaviour):
-    """Jobs of variants that differ in their steps only, noted as the workflow does it before they run."""
+def samplers(folder, names=("a", "b", "c"), of_baseline=False, **behaviour):
+    """Jobs of variants that differ in their steps only, noted as the workflow does it before they run; `of_baseline`:
+    from the baseline, too."""
     processes = folder / "processes"
     jobs = {}
     for steps, name in enumerate(names, start=2):
         spec = spec_of({"processes": str(processes), **behaviour}, {"processes": str(processes)})
         spec["variant"] = {**spec["variant"], "name": name, "steps": steps}
         spec["attempt"] = steps - 2
+        if of_baseline:
+            spec["baseline_artifact"] = spec["variant_artifact"]
         jobs[name] = Job(folder, spec, name=f"{name}/replicate-1")
         jobs[name].spec = spec
     note(folder, jobs)
@@ -83,6 +86,36 @@ def test_a_few_variants_share_the_baselines_requests_and_many_do_so_in_sets_of_l
     sets = sets_of(range(20))
     assert [len(together) for together in sets] == [5, 5, 5, 5]
     assert sorted(turn for together in sets for turn in together) == list(range(20)) and sets[0][0] == 0
+
+
+def test_variants_may_share_the_baselines_own_server(tmp_path):
+    jobs, processes = samplers(tmp_path, of_baseline=True)
+    for job in jobs.values():
+        job.run()
+    assert _servers(processes) == 1
+    for steps, job in enumerate(jobs.values(), start=2):
+        assert job.outcome["status"] == "ok" and job.replicate["shared_server"]
+        assert {len(r.step_s) for r in measured(job, "variant")} == {steps}
+        assert {len(r.step_s) for r in measured(job, "baseline")} == {4}
+        assert {level["level"] for level in job.replicate["levels"]} == {1, 2}
+
+
+def test_more_variants_than_share_the_baseline_take_turns_on_the_same_servers(tmp_path):
+    jobs, processes = samplers(tmp_path, names="abcdefg")
+    for job in jobs.values():
+        job.run()
+    assert _servers(processes) == 2 and {job.outcome["status"] for job in jobs.values()} == {"ok"}
+    found = {name: job.replicate for name, job in jobs.items()}
+    assert {"".join(each["turns"]) for each in found.values()} == {"acegbdf"}
+    assert [found[name]["baseline_shared_by"] for name in "acegbdf"] == [4, 4, 4, 4, 3, 3, 3]
+    assert [sum(r.warmup and r.role == "baseline" for r in jobs[name].latency) for name in "acegbdf"] == [
+        2,
+        *[0] * 3,
+        1,
+        0,
+        0,
+    ]
+    assert len({r.sent_unix_s for job in jobs.values() for r in measured(job, "baseline")}) == 2 * 4
 
 
 def test_a_server_that_falls_while_latencies_are_measured_has_each_variant_go_alone(tmp_path):

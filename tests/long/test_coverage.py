@@ -15,7 +15,9 @@ from diffsweep.analysis.arrivals import rate_estimate
 from diffsweep.analysis.cells import Replicate
 from diffsweep.analysis.resources import Span, energy_per_image
 from diffsweep.measure.arrivals import Limits
+from diffsweep.measure.pairing import SHARERS
 from diffsweep.quality import frechet
+from diffsweep.sweep.plan import PRESETS
 from test_quality import gaussians
 
 # --- the highest rate within the objective ---
@@ -56,6 +58,7 @@ def test_a_server_that_changes_its_pace_in_the_course_of_a_run_mostly_has_no_int
 
 SIMULATIONS = 2000
 SIZES = sorted(set(simulation.sizes()))
+DEFAULT = {key: PRESETS["default"][key] for key in ("replicates", "requests")}
 LOAD = (simulation.default_of("protocol", "load_replicates"), 40)  # a load level with enough requests for a P95
 
 
@@ -79,6 +82,16 @@ def test_quantiles_are_covered_with_the_replicates_of_every_preset(name, replica
         assert told.count(False) <= (1 - simulation.nominal(SIMULATIONS)[0]) * SIMULATIONS, q
         if len(told) > 0.5 * SIMULATIONS:
             assert simulation.nominal(len(told))[0] <= np.mean(told) <= most, q
+
+
+@pytest.mark.parametrize("name", simulation.MACHINES)
+def test_both_speedups_are_covered_where_variants_share_the_baselines_requests(name):
+    """Of the variant that lies farthest from them."""
+    size = {**DEFAULT, "simulations": SIMULATIONS, "sharers": SHARERS}
+    least, most = simulation.nominal(SIMULATIONS)
+    for ratios_of in (simulation.log_ratios, simulation.typical_log_ratios):
+        ratios = ratios_of(simulation.MACHINES[name], np.random.default_rng(17), **size)
+        assert least <= simulation.coverage(ratios, stats.speedup, truth=1.0)[0] <= most
 
 
 @pytest.mark.parametrize("name", simulation.MACHINES)

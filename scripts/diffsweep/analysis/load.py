@@ -33,8 +33,8 @@ class Level:
     images_per_s, requests_per_s: successful ones, from the steady windows, with the interval between replicates, not
     narrower than the requests' noise at all levels lets it be (`stats.with_request_noise`). request_error: what this
     noise makes of these rates, a relative standard error; None where too few requests tell. With 3 replicates of 8
-    requests, three levels of which tell the noise, the interval holds the truth in 93 to 98 % of simulations; a level
-    that was measured alone, on a machine where one request in twenty takes twice as long, in 83 %.
+    requests, three levels of which tell the noise, the interval holds the truth in 95 to 99 % of simulations; a level
+    that was measured alone, on a machine where one request in twenty takes twice as long, in 85 %.
     rates: images per second of each replicate.
     goodput_images_per_s: those of them that were answered within the objective; None without one. latency_*: of
     successful requests inside the windows. p95: None when there are too few; without an interval where neighbours wait

@@ -254,7 +254,7 @@ def artifact_fields(cell: Cell) -> Row:
 
 def useful_fields(cell: Cell) -> Row:
     """Seconds spent in measured requests (both sides), load levels and making images: what a sweep's time is for. And
-    the runs that did it. Of the baseline's requests that variants share, each has its part."""
+    the runs that did it. Of the baseline's requests that variants were to share, each has its part."""
     requests_s = sum(
         record.e2e_s / (replicate.notes.get("baseline_shared_by", 1) if role == "baseline" else 1)
         for replicate in cell.replicates

@@ -105,7 +105,7 @@ class CapacityRecord:
 class ResourceSample:
     """What the servers and devices did at one moment (measure/sampler.py); None where the machine does not say.
 
-    memory_bytes: resident, by server name; package_energy_j: of all processor packages, from the first sample on. gpus:
+    memory_bytes: resident, by server name; package_energy_j: of all processor packages, since the job began. gpus:
     one dict per device with `utilisation` (0 to 1), `memory_used_bytes`, `clock_mhz`, `memory_clock_mhz`, `power_w`,
     `temperature_c`, `clock_event_reasons` (NVML's bits), `energy_j` (counts from when the driver was loaded).
     """

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from diffsweep.measure import gpu, host, sampler, servers
 from diffsweep.measure.blocks import Paired, ask, run_blocks
 from diffsweep.measure.clients import Client
+from diffsweep.measure.counters import PackageEnergy
 from diffsweep.measure.journal import Files, Replicate, identity
 from diffsweep.measure.keeper import Keeper
 from diffsweep.measure.load import run_load
@@ -40,7 +41,7 @@ def measure(turns: Sequence[Turn], launches: Mapping[str, Launch], run: str, kee
     is how often a second the sampler looks, `repeated_share` how many of the pairs of blocks may be measured again when
     they were disturbed; 0 switches either off, and the one repeat of a disturbed load level with it.
     """
-    device = gpu.open_device()
+    device, energy = gpu.open_device(), PackageEnergy()
     sides: dict[str, Server] = {}
     clients: dict[str, Client] = {}
     starts: Mapping[str, Mapping] = {}
@@ -54,7 +55,8 @@ def measure(turns: Sequence[Turn], launches: Mapping[str, Launch], run: str, kee
             ]
             for replicate in replicates:
                 replicate.note(turns=names)
-            starts = _measure_together(together, replicates, launches, starts, last=together is all_together[-1])
+            last = together is all_together[-1]
+            starts = _measure_together(together, replicates, launches, starts, energy, last=last)
     finally:
         _stop(replicates[0], *sides)
 
@@ -64,6 +66,7 @@ def _measure_together(
     replicates: Sequence[Replicate],
     launches: Mapping,
     starts: Mapping[str, Mapping],
+    energy: PackageEnergy,
     *,
     last: bool,
 ) -> Mapping[str, Mapping]:
@@ -78,7 +81,7 @@ def _measure_together(
         ]
         starts = _warm_up(variants, launches, starts)
         watched = {server.name: server.processes for server in first.servers}
-        with _sampled(replicates, watched) as samples:
+        with _sampled(replicates, watched, energy) as samples:
             run_blocks(variants, samples, watched)
         for replicate in replicates:
             replicate.enter("turn")
@@ -87,7 +90,7 @@ def _measure_together(
             _stop(first, "baseline")
         for turn, replicate, end in zip(turns, replicates, ends, strict=True):
             watched = {server.name: server.processes for server in replicate.servers}
-            with RecordWriter(replicate.files.capacity) as capacity, _sampled([replicate], watched) as samples:
+            with RecordWriter(replicate.files.capacity) as capacity, _sampled([replicate], watched, energy) as samples:
                 run_load(replicate, turn.requests, capacity, samples)
             if last and replicate is replicates[-1]:
                 replicate.enter("stop")
@@ -119,13 +122,15 @@ def _opened(turn: Turn, replicate: Replicate, launches: Mapping, *, warm: bool) 
 
 
 @contextmanager
-def _sampled(replicates: Sequence[Replicate], watched: Mapping[str, Sequence[int]]) -> Iterator[Sampler]:
+def _sampled(
+    replicates: Sequence[Replicate], watched: Mapping[str, Sequence[int]], energy: PackageEnergy
+) -> Iterator[Sampler]:
     """Samples of `watched` go into resources.jsonl of all `replicates` meanwhile, and what the sampler says of itself
     into their notes."""
     hz = replicates[0].spec.get("sampling_hz", sampler.HZ)
     with ExitStack() as stack:
         writers = [stack.enter_context(RecordWriter(each.files.resources)) for each in replicates]
-        samples = Sampler(watched, replicates[0].device, writers, hz)
+        samples = Sampler(watched, replicates[0].device, writers, hz, energy)
         try:
             with samples:
                 yield samples

@@ -1,10 +1,10 @@
 """Samples of what servers and devices do, a few times a second, from a thread of the measuring process.
 
 The measured process is not touched: its memory is read from /proc, the GPU's state from NVML, the processor's from
-/sys. One sample costs some 0.4 ms of CPU time (`cost_s` says how much it was), so that four a second take less than
-0.2 % of one core; `hz` of 0 switches sampling off, and everything else stays as it is. What was used for how long comes
-from counters, before and after (monitor.py); samples are for what has no counter, and tell which part of a counter's
-rise belongs to which request.
+/sys. One sample costs some 0.4 ms of CPU time, a little more where variants share it (`cost_s` says how much it was),
+so that four a second take less than 0.2 % of one core; `hz` of 0 switches sampling off, and everything else stays as
+it is. What was used for how long comes from counters, before and after (monitor.py); samples are for what has no
+counter, and tell which part of a counter's rise belongs to which request.
 """
 
 import os

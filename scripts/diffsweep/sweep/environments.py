@@ -126,7 +126,7 @@ def _build(name: str, path: Path) -> None:
 
 def _torch_backend(environ: dict[str, str]) -> list[str]:
     """Let uv find the build of torch that the locks are of, for CPU, unless the user named another or where packages
-    come from. The build for a GPU has another hash, and would be refused until the locks are compiled for it
+    come from. The build for a GPU needs packages that the locks do not list until they are compiled for it
     (scripts/update_lock)."""
     named = any(environ.get(k) for k in ("UV_FIND_LINKS", "UV_DEFAULT_INDEX", "UV_INDEX", "UV_TORCH_BACKEND"))
     return [] if named else ["--torch-backend", "cpu"]
