@@ -18,12 +18,12 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from diffsweep.measure.host import git_revision
 from diffsweep.show.crate import Contents, describe_crate
 from diffsweep.sweep.files import atomic, read_json
 from diffsweep.sweep.holdings import all_files, code_files, config_files, snakemake_records
 from diffsweep.sweep.outcomes import run_program
 from diffsweep.sweep.privacy import find_private
+from diffsweep.sweep.runs import git_revision
 
 CRATE = "ro-crate-metadata.json"
 CHANGING = ("before", "after")  # what a host's description holds of the moment

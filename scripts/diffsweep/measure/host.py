@@ -3,8 +3,6 @@
 import fcntl
 import os
 import platform
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +10,7 @@ from pathlib import Path
 
 from diffsweep.measure import gpu, monitor
 from diffsweep.sweep import workflow
-from diffsweep.sweep.environments import PROJECT
+from diffsweep.sweep.runs import git_revision
 
 # One file for the whole machine, so that two checkouts, or two users, do not measure at once. Not tempfile's folder,
 # which differs between them.
@@ -111,22 +109,6 @@ def cpu_quota() -> float | None:
 
 def _read_word(path: Path) -> str:
     return path.read_text(encoding="ascii").strip()
-
-
-def git_revision() -> dict:
-    """The commit that is checked out, and whether tracked files differ from it; null outside of a repository."""
-    revision = _git("rev-parse", "--verify", "--quiet", "HEAD")
-    changed = _git("status", "--porcelain", "--untracked-files=no") if revision else None
-    return {"git_revision": revision or None, "git_dirty": None if changed is None else bool(changed)}
-
-
-def _git(*arguments: str) -> str | None:
-    try:
-        done = subprocess.run(["git", "-C", str(PROJECT), *arguments], capture_output=True, text=True, timeout=30)
-    except (FileNotFoundError, subprocess.TimeoutExpired) as error:
-        print(f"git {arguments[0]}: {error}", file=sys.stderr)
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def state(device: gpu.Device = gpu.NONE) -> dict:

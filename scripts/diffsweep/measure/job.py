@@ -11,9 +11,10 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-from diffsweep.measure.host import LOCK, PROJECT, measuring_alone
+from diffsweep.measure.host import LOCK, measuring_alone
 from diffsweep.measure.journal import PHASES
 from diffsweep.measure.pairing import Prompt
+from diffsweep.sweep.environments import PROJECT
 from diffsweep.sweep.files import digest_file, read_json, write_json
 from diffsweep.sweep.options import add_spec_option
 from diffsweep.sweep.outcomes import Outcome, outcome_of, run_program, run_supervised
