@@ -6,8 +6,8 @@ later versions can add some.
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -175,7 +175,7 @@ def _part_of(record: LatencyRecord | CapacityRecord) -> Any:
 
 def _read(path: Path | str, kind: type[Record], job: Mapping, *problems: Problem) -> list[Record]:
     """Line after line, hashed on the way, so that a file is read once."""
-    problems = (_owner_problem(job, kind.__dataclass_fields__), *problems)
+    problems = (_owner_problem(job, {f.name for f in fields(kind)}), *problems)
     found, digest = [], hashlib.sha256()
     with open(path, "rb") as handle:
         for number, line in enumerate(handle, start=1):
@@ -198,7 +198,7 @@ def _read(path: Path | str, kind: type[Record], job: Mapping, *problems: Problem
 # --- what is wrong with a record: None, or a clause ---
 
 
-def _owner_problem(job: Mapping, names: Mapping) -> Problem:
+def _owner_problem(job: Mapping, names: Collection[str]) -> Problem:
     owner = [(key, job[key]) for key in OWNER if key in job and key in names]
 
     def problem(record: Record) -> str | None:

@@ -146,14 +146,15 @@ def _warm_up(variants: Sequence[Paired], launches: Mapping, starts: Mapping[str,
     """Start the servers, unless `starts` says that they are running, and make every warm-up request. Returns `starts`
     as they are now."""
     first, *others = variants
-    if starts:
+    cold = not starts
+    if cold:
+        starts = _start(first, launches)
+    else:
         first.replicate.enter("warmup")
         _ask_first(first, first.replicate.servers)
-    else:
-        starts = _start(first, launches)
     for variant in variants:
         variant.replicate.note(servers=starts)
-    for request in (r for role in ROLES for r in _warmups(first, role)[1 : first.replicate.notes["warmup"]]):
+    for request in (r for role in ROLES for r in _warmups(first, role)[1:] if cold):
         ask([first], request)
     first.replicate.enter("turn")
     for variant in others:
