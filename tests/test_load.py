@@ -14,15 +14,18 @@ from test_benchmark import Job, spec_of
 
 
 def climbed(rates, *, maximum=64, objective_s=None, noise=0.0, errors=(), p95_s=()) -> tuple[list[int], str]:
-    """The levels that a ramp runs when its levels have these throughputs, and why it ends."""
-    steps: list[ramp.Step] = []
+    """The levels that a ramp runs, in order, when its runs have these throughputs, and why it ends."""
+    steps: dict[int, ramp.Step] = {}
+    run: list[int] = []
     while True:
-        clients, reason = ramp.next_clients(steps, maximum, objective_s)
+        clients, reason = ramp.next_clients(list(steps.values()), maximum, objective_s)
         if clients is None:
-            return [step.clients for step in steps], reason
-        i = len(steps)
+            return run, reason
+        steps.pop(clients, None)
+        i = len(run)
         share = 0.5 if clients in errors else 0.0
-        steps.append(ramp.Step(clients, rates[i], noise, share, dict(enumerate(p95_s)).get(i)))
+        steps[clients] = ramp.Step(clients, rates[i], noise, share, dict(enumerate(p95_s)).get(i))
+        run.append(clients)
 
 
 def test_a_server_that_is_full_with_one_client_is_asked_by_two_more_levels():
@@ -30,8 +33,8 @@ def test_a_server_that_is_full_with_one_client_is_asked_by_two_more_levels():
 
 
 def test_the_ramp_goes_on_while_a_level_out_of_two_gains():
-    levels, reason = climbed([1, 1.8, 3, 4, 4.05, 4.3, 4.31, 4.32])
-    assert levels == [1, 2, 4, 8, 16, 32, 64] and "64 clients are the most" in reason
+    levels, reason = climbed([1, 1.8, 3, 4, 4.05, 4.3, 4.05, 4.31])
+    assert levels == [1, 2, 4, 8, 16, 32, 16, 64] and "64 clients are the most" in reason
     levels, reason = climbed([1, 1.8, 3, 4, 4.05, 4.06])
     assert levels == [1, 2, 4, 8, 16, 32] and "less than 3 %" in reason
 
@@ -39,6 +42,18 @@ def test_the_ramp_goes_on_while_a_level_out_of_two_gains():
 def test_a_gain_that_noise_explains_is_none():
     assert climbed([1, 1.05, 1.05], noise=0.03)[0] == [1, 2, 4]
     assert climbed([1, 1.05, 1.05, 1.05])[0] == [1, 2, 4, 8]
+
+
+def test_a_gain_after_a_flat_level_is_doubted_and_none_where_the_machine_has_changed_its_pace():
+    levels, reason = climbed([1.05, 1.0, 1.3, 1.28])
+    assert levels == [1, 2, 4, 1] and reason == "the last 2 levels raised the throughput by less than 3 %"
+    levels, _ = climbed([1.05, 1.0, 1.3, 1.05, 1.31, 1.3])
+    assert levels == [1, 2, 4, 1, 8, 16]
+
+
+def test_a_ramp_ends_on_a_machine_that_becomes_faster_all_the_while():
+    assert climbed([1.1**run for run in range(20)])[0] == [1, 2, 4, 8, 16, 32, 64]
+    assert climbed([1, 1, 1.1, 1.2, 1.3, 1.3, 1.4, 1.5])[0] == [1, 2, 4, 1]
 
 
 def test_a_fall_and_a_recovery_are_no_gain():

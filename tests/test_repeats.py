@@ -231,6 +231,26 @@ def test_a_quiet_level_or_run_is_made_once(tmp_path, monkeypatch, scenario):
     assert never.attempts == 1 and note["disturbed"]
 
 
+def test_a_level_that_the_ramp_doubts_is_run_again_and_replaced(tmp_path, monkeypatch):
+    found = Loaded(tmp_path, monkeypatch, lambda _attempt: QUIET)
+    protocol = found.job.spec["protocol"]
+    del protocol["levels"]
+    protocol["max_clients"] = 64
+    rates = iter([1.0, 1.0, 1.3, 1.3])  # before the third, the machine became faster
+
+    def answered(_clients, _bodies, _measured):
+        rate = next(rates)
+        return [capacity.Completion(0, n / rate, (n + 1) / rate, 1, None, None, steady=n > 0) for n in range(6)]
+
+    monkeypatch.setattr(load, "run_level", answered)
+    assert [(note["level"], note["attempt"]) for note in found.load()] == [(2, 1), (4, 1), (1, 2)]
+    (replaced,) = found.job.notes["replaced"]
+    assert (replaced["level"], replaced["attempt"]) == (1, 1) and not replaced["disturbed"]
+    kept = records.valid(records.read_capacity(found.job.files.capacity))
+    assert {(r.level, r.attempt) for r in kept} == {(1, 2), (2, 1), (4, 1)}
+    assert found.job.notes["ramp_ended"] == "the last 2 levels raised the throughput by less than 3 %"
+
+
 def test_a_level_that_broke_the_server_is_not_repeated(tmp_path, monkeypatch):
     found = Loaded(tmp_path, monkeypatch, lambda _attempt: THROTTLED)
     found.error = "connection"

@@ -1,8 +1,9 @@
 """The capacity part of a replicate: load levels against the variant's server, and what the server used for each.
 
 The levels are those of the protocol where it lists some; otherwise clients double until the knee is passed. A level
-during which the machine was not ours alone is run once more, and what the second run says is used, quiet or not: the
-records of the first stay in the file (records.valid leaves them out), and its notes are under "replaced".
+during which the machine was not ours alone is run once more, and what the second run says is used, quiet or not; so is
+one that the ramp doubts. The records of the earlier run stay in the file (records.valid leaves them out), and its notes
+are under "replaced".
 """
 
 import time
@@ -37,7 +38,7 @@ def run_load(replicate: Replicate, requests: Sequence[Planned], capacity: Record
         level, ended = next_level(replicate.spec["protocol"], replicate.notes.get("levels", ()))
         if level is None:
             break
-        run = partial(_run_level, replicate, level, bodies, capacity, samples, watched)
+        run = partial(_run_level, replicate, level, bodies, capacity, samples, watched, set_aside(replicate, level))
         once_more_if_disturbed(replicate, "levels", f"load by {clients_of(level)}", run)
     replicate.note(ramp_ended=ended)
     replicate.say(f"no more load: {ended}")
@@ -50,6 +51,16 @@ def next_level(protocol: Mapping, noted: Sequence[Mapping]) -> tuple[int | None,
         steps = [ramp.step_of(level) for level in noted]
         return ramp.next_clients(steps, protocol["max_clients"], protocol.get("objective_s"))
     return (levels[len(noted)], "") if len(noted) < len(levels) else (None, "the protocol lists no more levels")
+
+
+def set_aside(replicate: Replicate, level: int) -> int:
+    """Move the note of a level that was run before to "replaced". Returns how many runs of it there have been."""
+    noted, replaced = replicate.notes.get("levels", []), replicate.notes.get("replaced", [])
+    if any(note["level"] == level for note in noted):
+        replicate.say(f"load by {clients_of(level)} again: more clients gained on it, but not at once")
+        replaced = [*replaced, *(note for note in noted if note["level"] == level)]
+        replicate.note(levels=[note for note in noted if note["level"] != level], replaced=replaced)
+    return sum(note["level"] == level for note in replaced)
 
 
 def once_more_if_disturbed(replicate: Replicate, key: str, what: str, run: Callable[[int], Run]) -> Run:
@@ -102,9 +113,12 @@ def _run_level(
     capacity: RecordWriter,
     samples: Sampler,
     watched: Mapping,
+    runs: int,
     attempt: int,
 ) -> None:
-    """One level: its records, and its note. Raises Failed when it broke the server."""
+    """One level: its records, and its note. `attempt` counts on from the `runs` of it that were set aside. Raises
+    Failed when it broke the server."""
+    attempt += runs
     server = replicate.sides["variant"]
     # One request a client at least: a server that batches answers them in rounds.
     measured = max(replicate.spec["protocol"]["requests_per_level"], level)

@@ -2,6 +2,10 @@
 
 Each replicate climbs by what it has measured itself, since jobs do not see each other; the analysis uses the levels
 that most replicates have.
+
+More clients never raise the throughput of a full server: a gain after a flat level is doubted, since a machine that
+has changed its pace looks like that, and would send the ramp on, each level at twice the cost of the one before. The
+level that was the best until then is run again at once, beside the one that gained.
 """
 
 import math
@@ -35,9 +39,12 @@ def step_of(level: Mapping) -> Step:
 
 
 def next_clients(steps: Sequence[Step], maximum: int, objective_s: float | None) -> tuple[int | None, str]:
-    """(clients of the next level, "") or (None, why the ramp has ended). Clients double from 1."""
+    """(clients of the next level, "") or (None, why the ramp has ended). Clients double from 1; a level that was run
+    before is to be run again. steps: the newest run of each level, in the order of running."""
     if not steps:
         return 1, ""
+    newest = steps[-1]
+    steps = sorted(steps, key=lambda step: step.clients)
     last, flat = steps[-1], flat_levels(steps)
     if last.error_share > ERROR_SHARE_LIMIT or not last.images_per_s:
         return None, f"more than 1 % of the requests of {last.clients} clients failed"
@@ -46,6 +53,8 @@ def next_clients(steps: Sequence[Step], maximum: int, objective_s: float | None)
     slow = [step for step in steps if objective_s and step.p95_s and step.p95_s > OVER_OBJECTIVE * objective_s]
     if slow and (flat or slow[0] is not last):  # one level past the knee is always run
         return None, f"P95 of {slow[0].clients} clients is over twice the objective of {objective_s:g} s"
+    if newest is last and not flat and flat_levels(steps[:-1]):  # a gain after a flat level
+        return best_of(steps[:-1]).clients, ""
     if 2 * last.clients > maximum:
         return None, f"{maximum} clients are the most that the protocol allows"
     return 2 * last.clients, ""
@@ -53,11 +62,14 @@ def next_clients(steps: Sequence[Step], maximum: int, objective_s: float | None)
 
 def flat_levels(steps: Sequence[Step]) -> int:
     """How many levels at the end of the ramp did not raise the best throughput before them."""
-    best, flat = steps[0], 0
-    for step in steps[1:]:
-        flat = 0 if gain(step, best) >= GAIN else flat + 1
-        best = max(best, step, key=lambda s: s.images_per_s)
+    flat = 0
+    for place in range(1, len(steps)):
+        flat = 0 if gain(steps[place], best_of(steps[:place])) >= GAIN else flat + 1
     return flat
+
+
+def best_of(steps: Sequence[Step]) -> Step:
+    return max(steps, key=lambda step: step.images_per_s)
 
 
 def gain(step: Step, best: Step) -> float:

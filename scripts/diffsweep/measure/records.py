@@ -76,8 +76,8 @@ class CapacityRecord:
 
     sent_s and done_s count from the start of the level; scheduled_s is null in a closed loop, where nothing is
     scheduled. steady: completed inside the window that throughput is taken from. images: how many came back. trial:
-    which run of the search for the highest rate, from 1; null in a closed loop. attempt: 2 where a disturbed level or
-    run was made again, which `valid` takes instead of the first.
+    which run of the search for the highest rate, from 1; null in a closed loop. attempt: 1, and one more each time that
+    a level or run was made again; `valid` takes the last.
     """
 
     schema: Literal[1]

@@ -111,8 +111,9 @@ def _load(plan: Mapping) -> str:
     listed = words.listing([f"{level:g}" for level in p.get("levels", [])], 9)
     climbed = f"""
         1, 2, 4, ... clients (at most {p.get("max_clients", "?")}), in each replicate under load (the first
-        {p.get("load_replicates", p["replicates"])}) until two levels in turn raised the throughput by less than 3 %; a
-        level that most of them did not reach is not used
+        {p.get("load_replicates", p["replicates"])}) until two levels in turn raised the throughput by less than 3 %
+        (where one gained after one that had not, the best before was run again, since the machine may have changed its
+        pace); a level that most replicates did not reach is not used
     """
     return _one_line(f"""
         Closed loop with {f"{listed} clients" if listed else climbed}; {p.get("requests_per_level", "?")} requests a
