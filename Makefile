@@ -1,7 +1,7 @@
 # make sweep   the default sweep: sets up .venv, then runs `snakemake --cores all`
 # make test    the tests and the style checks
 # make test-long   tests that take minutes or need system packages (Slurm, Prometheus); as root, on Debian
-# make calibrate   which differences this machine can tell (an hour and a half; let nothing else run)
+# make calibrate   which differences this machine can tell (an hour, or more; let nothing else run)
 # make bench   what measuring itself costs (takes timings: let nothing else run)
 .PHONY: sweep calibrate test test-long lint bench clean
 

@@ -2,8 +2,8 @@
 # makes  calibration/<model>/<target>/calibration.json  replicates whose true slow-down is known, beside it in folders
 #        calibration/<model>/<target>/report.html       what this machine can tell, with the power curve
 #
-# Not part of `all`: `snakemake calibration` (or `make calibrate`) runs it once on a new machine, for an hour and a quarter or
-# so: 320 replicates on the quiet host, and 100 on the disturbed one, where they take longer.
+# Not part of `all`: `snakemake calibration` (or `make calibrate`) runs it once on a new machine, for an hour or more:
+# 320 replicates on the quiet host, and 100 on the disturbed one, where they take longer.
 
 
 localrules:
