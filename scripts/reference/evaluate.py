@@ -30,10 +30,15 @@ BETTER = {"fid": -1, "clip_score": 1, "attributes_right": 1, "all_right": 1}  # 
 
 @dataclass(frozen=True)
 class Row:
-    """Images (N, 3, 64, 64) uint8 and the captions they are scored against."""
+    """Images (N, 3, 64, 64) uint8 and their captions; image i is of prompt i modulo the number of prompts."""
 
     images: torch.Tensor
     prompts: list[str]
+
+    @property
+    def captions(self) -> list[str]:
+        """(N,): that of each image."""
+        return self.prompts * (len(self.images) // len(self.prompts))
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,7 @@ def generate_part(part: int, options: argparse.Namespace) -> None:
         pipeline = sampling.load_pipeline(options.resources / "reference-model")
         if job.bits:
             sampling.round_weights(pipeline.unet, job.bits)
-        prompts = read_suite(options.prompts / f"{job.suite}.yaml")
+        prompts = read_suite(options.prompts / f"{job.suite}.yaml") * options.per_prompt
         images = sampling.generate(pipeline, prompts, job.steps, job.first_seed, options.fast)
         np.save(image_file(options.images, job.name), images.numpy())
         print(f"{job.name}: {len(images)} images", flush=True)
@@ -88,7 +93,8 @@ def default_rows(options: argparse.Namespace) -> dict[str, Row]:
     """Name -> row: drawn images, their reconstructions, the undamaged images, and every kind of damage."""
     path = options.prompts / "default.yaml"
     prompts = read_suite(path)
-    drawn = torch.from_numpy(world.draw_batch(suite_scenes(path), np.random.default_rng(99)))
+    scenes = suite_scenes(path) * options.per_prompt
+    drawn = torch.from_numpy(world.draw_batch(scenes, np.random.default_rng(99)))
     pipeline = sampling.load_pipeline(options.resources / "reference-model")
     rows = {"drawn": drawn, "reconstructed": sampling.reconstruct(pipeline, drawn)}
     rows |= {job.name: read_images(options.images, job.name) for job in JOBS if job.suite == "default"}
@@ -100,11 +106,12 @@ def default_rows(options: argparse.Namespace) -> dict[str, Row]:
     return named | {"shuffled captions": Row(made, shuffled)}
 
 
-def draws_of(scorer: metrics.Scorer, scores: metrics.Scores) -> dict[str, tuple[float, np.ndarray]]:
+def draws_of(scorer: metrics.Scorer, row: Row) -> dict[str, tuple[float, np.ndarray]]:
     """Metric -> (value, bootstrap draws); the draws of all rows use the same resampled prompts."""
+    scores, prompts = scorer.score(row.images, row.captions), len(row.prompts)
     means = {"clip_score": scores.clip, "attributes_right": scores.share, "all_right": scores.all_right}
-    found = {name: (float(values.mean()), metrics.mean_draws(values)) for name, values in means.items()}
-    return {"fid": (scorer.fid(scores.features), metrics.fid_draws(scorer, scores.features))} | found
+    found = {name: (float(values.mean()), metrics.mean_draws(values, prompts)) for name, values in means.items()}
+    return {"fid": (scorer.fid(scores.features), metrics.fid_draws(scorer, scores.features, prompts))} | found
 
 
 def interval_of(metric: str, value: float, draws: np.ndarray) -> dict[str, float]:
@@ -121,7 +128,7 @@ def change(damaged: tuple[float, np.ndarray], baseline: tuple[float, np.ndarray]
 
 def table(scorer: metrics.Scorer, rows: dict[str, Row]) -> dict[str, dict]:
     """Row name -> metric -> value with interval, and its change against the row "baseline"."""
-    draws = {name: draws_of(scorer, scorer.score(row.images, row.prompts)) for name, row in rows.items()}
+    draws = {name: draws_of(scorer, row) for name, row in rows.items()}
     result = {}
     for name, found in draws.items():
         result[name] = {metric: interval_of(metric, *pair) for metric, pair in found.items()}
@@ -134,7 +141,7 @@ def table(scorer: metrics.Scorer, rows: dict[str, Row]) -> dict[str, dict]:
 
 def per_attribute(scorer: metrics.Scorer, row: Row) -> dict[str, float]:
     """Share right of each attribute, over the images whose caption names it."""
-    results = metrics.attribute_accuracy(row.images, row.prompts, scorer.classifier)
+    results = metrics.attribute_accuracy(row.images, row.captions, scorer.classifier)
     heads = [f"{head}_right" for head in scorer.classifier.heads]
     known = {head: [result[head] for result in results if head in result] for head in heads}
     return {head: round(float(np.mean(values)), 4) for head, values in known.items() if values}
@@ -167,7 +174,7 @@ def evaluate(options: argparse.Namespace) -> dict:
     two = Row(read_images(options.images, "hard"), hard)
     for name, row in (rows | {"hard": two}).items():
         sampling.write_grid(row.images[:60], 10, image_file(options.images, name).with_suffix(".png"))
-    hard_scores = draws_of(scorer, scorer.score(two.images, hard))
+    hard_scores = draws_of(scorer, two)
     hard_scores.pop("fid")  # the reference images are single objects
     sizes = weight_bytes(resources)
     return {
@@ -177,7 +184,8 @@ def evaluate(options: argparse.Namespace) -> dict:
             "guidance": sampling.GUIDANCE,
             "dtype": "bfloat16 autocast" if options.fast else "float32",
             "seeds": "image i of the default suite: i; of the hard suite: 10000 + i",
-            "images": {"default": len(rows["baseline"].prompts), "hard": len(hard)},
+            "prompts": {"default": len(rows["baseline"].prompts), "hard": len(hard)},
+            "images_per_prompt": options.per_prompt,
             "reference_images": len(scorer.reference["features"]),
             "versions": {name: version(name) for name in ("torch", "diffusers", "transformers", "torchmetrics")},
         },
@@ -203,6 +211,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=Path, default=Path("config/prompts"))
     parser.add_argument("--images", type=Path, required=True, help="folder for the images, and grids of them as PNG")
     parser.add_argument("--out", type=Path, help="default: evaluation.json in the model's folder")
+    parser.add_argument("--per-prompt", type=int, default=5, help="images of each prompt (default: %(default)s)")
     parser.add_argument("--fast", action="store_true", help="bfloat16, for a look at a checkpoint")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     options = parser.parse_args()

@@ -64,25 +64,29 @@ def frechet_distance(mean_a: np.ndarray, cov_a: np.ndarray, mean_b: np.ndarray, 
     return float(((mean_a - mean_b) ** 2).sum() + np.trace(cov_a) + np.trace(cov_b) - 2 * root)
 
 
-def resamples(count: int, seed: int = 0) -> np.ndarray:
-    """(RESAMPLES, N) image indices; the same for every variant, so that differences are paired."""
-    return np.random.default_rng(seed).integers(0, count, (RESAMPLES, count))
+# Resampled are prompts, each with all of its images: image i is of prompt i modulo `prompts`, and images of one prompt
+# are more alike than others.
 
 
-def mean_draws(values: np.ndarray) -> np.ndarray:
-    return values[resamples(len(values))].mean(1)
+def resamples(prompts: int, seed: int = 0) -> np.ndarray:
+    """(RESAMPLES, prompts) indices of prompts; the same for every variant, so that differences are paired."""
+    return np.random.default_rng(seed).integers(0, prompts, (RESAMPLES, prompts))
 
 
-def fid_draws(scorer: Scorer, features: np.ndarray) -> np.ndarray:
+def mean_draws(values: np.ndarray, prompts: int) -> np.ndarray:
+    return values.reshape(-1, prompts).mean(0)[resamples(prompts)].mean(1)
+
+
+def fid_draws(scorer: Scorer, features: np.ndarray, prompts: int) -> np.ndarray:
     """FID of resampled prompts, taken against the reference drawings of the same resampled prompts.
 
     Resampling the images alone would compare a changed mix of colours and shapes with an unchanged one, and the
-    interval would mostly show that mix. Reference row i is a drawing of prompt i modulo the number of prompts.
+    interval would mostly show that mix. Reference row i is a drawing of prompt i modulo `prompts`.
     """
-    reference = scorer.reference["features"].reshape(-1, len(features), features.shape[1])
+    by_prompt = [each.reshape(-1, prompts, features.shape[1]) for each in (scorer.reference["features"], features)]
     draws = []
-    for rows in resamples(len(features))[:FID_RESAMPLES]:
-        drawn, made = reference[:, rows].reshape(-1, features.shape[1]), features[rows]
+    for chosen in resamples(prompts)[:FID_RESAMPLES]:
+        drawn, made = (each[:, chosen].reshape(-1, features.shape[1]) for each in by_prompt)
         draws.append(frechet_distance(made.mean(0), np.cov(made.T), drawn.mean(0), np.cov(drawn.T)))
     return np.array(draws)
 

@@ -87,8 +87,10 @@ def render(evaluation: dict) -> str:
         damage=damage_table(evaluation["default"]),
         attributes=attribute_table(evaluation["default_per_attribute"], evaluation["hard_per_attribute"]),
         sizes=size_table(evaluation["safetensors_bytes"]),
-        count=settings["images"]["default"],
-        hard_count=settings["images"]["hard"],
+        count=settings["prompts"]["default"],
+        hard_count=settings["prompts"]["hard"],
+        per_prompt=settings["images_per_prompt"],
+        images=settings["prompts"]["default"] * settings["images_per_prompt"],
         references=settings["reference_images"],
         settings=f"{settings['scheduler']}, {settings['steps']} steps, guidance {settings['guidance']:g}, "
         f"{settings['dtype']}",
