@@ -92,6 +92,9 @@ def manifest(spec: dict, outcome: Outcome, facts: dict, onnx: Path | None) -> di
 
 def build(spec: dict, onnx: Path | None, folder: Path) -> None:
     """Fill `folder`. Raises Failed or Unsupported with the reason; crashes are the parent's to notice."""
+    from diffsweep.engines.imports import yield_cores
+
+    yield_cores()
     from diffsweep.engines import load_engine
     from diffsweep.engines.prompts import read_suite
     from diffsweep.engines.sources import source_of

@@ -54,12 +54,7 @@ def main() -> None:
         say(f"{ours.name}: made before, by a pipeline that was loaded once for several variants")
         return
     others = [part(job.spec, shared.aside(job), Path(job.folder)) for job in shared.others()]
-    outcome = supervise([*others, ours], options.artifact)
-    if others and not outcome.ok:
-        say(f"{outcome.reason}; each variant whose images are not made yet goes alone")
-        shared.give_up()
-        if not ours.finished:
-            outcome = supervise([ours], options.artifact)
+    outcome = shared.work_through(ours, others, lambda parts: supervise(parts, options.artifact))
     if not ours.finished:
         ours.fail(outcome)
 
@@ -194,6 +189,9 @@ def read_earlier(folder: Path, origin: str | None) -> Earlier:
 
 def make(parts: Sequence[Part], artifact: Path) -> None:
     """Make the images of each part, and finish it."""
+    from diffsweep.engines.imports import yield_cores
+
+    yield_cores()
     from diffsweep.engines import load_engine
     from diffsweep.engines.manifests import peak_memory_bytes, versions
     from diffsweep.engines.prompts import read_suite

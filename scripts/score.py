@@ -2,63 +2,66 @@
 
 Writes quality.json, scores.parquet and features.npy into the folder --out. Images that were not made, are defective or
 do not belong to the baseline's end in an outcome "failed" with its reason.
+
+Variants whose jobs wait to be compared with the same baseline are scored with it (diffsweep/sweep/sharing.py), by
+--processes side by side: libraries, scorers and the baseline's own scores are loaded and computed once for all.
 """
 
 import argparse
+import multiprocessing
 import os
 import sys
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 from diffsweep.engines.imports import uncollected
 from diffsweep.sweep.files import digest_file, read_json, write_json
 from diffsweep.sweep.options import add_spec_option, read_spec
-from diffsweep.sweep.outcomes import Outcome, outcome_of, run_program, run_supervised
+from diffsweep.sweep.outcomes import (
+    KILLED,
+    Failed,
+    Killed,
+    Outcome,
+    judge_exit,
+    oom_kills,
+    outcome_of,
+    run_program,
+    run_supervised,
+)
 from diffsweep.sweep.runs import current_run
+from diffsweep.sweep.sharing import FOLDER, STAGES, Shared
+from diffsweep.sweep.workflow import die_with_parent
 
 STAGE = "score"
 TABLES = ("scores.parquet", "features.npy")
+IMAGES = STAGES["images"].document
 
 
 def main() -> None:
-    # Small pictures: a second thread only waits. Several of these jobs run side by side.
-    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ.setdefault(variable, "1")
+    # Small pictures: a second thread only waits. And a process whose threads have worked must not be forked.
+    os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
     options = parse_options()
-    spec = read_spec("score", options.spec)
+    spec = read_spec(STAGE, options.spec)
     try:
-        images, baseline = read_json(options.images), read_json(options.baseline)
-        made, baseline_made = outcome_of(images), outcome_of(baseline)
+        ours = Part(spec, options.images, options.baseline, options.out)
+        outcome_of(ours.made)
+        outcome_of(ours.baseline_made)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        sys.exit(f"score: {type(error).__name__}: {error}")
-    options.out.mkdir(parents=True, exist_ok=True)
-    for name in TABLES:  # of an earlier run
-        (options.out / name).unlink(missing_ok=True)
-    with tempfile.TemporaryDirectory(prefix="diffsweep-") as scratch:
-        notes = Path(scratch) / "quality.json"
-        if made.ok:
-            work = scoring_work(spec, images, baseline if baseline_made.ok else None, options, notes)
-            outcome = run_supervised(work, stage=STAGE, timeout_s=spec["timeout_s"], attempt=spec["attempt"])
-        else:
-            outcome = Outcome(made.status, f"{made.stage}: {made.reason}", STAGE, spec["attempt"])
-        known = read_json(notes) if notes.exists() else {}
-    if not known:
-        write_empty(options.out)
-    names = {key: images.get(key) for key in ("model", "target", "variant")}
-    lacking = None if baseline_made.ok else f"the baseline has no images: {baseline_made.reason}"
-    document = {
-        "schema": 1,
-        "run": current_run(),
-        "inputs": {"images": digest_file(options.images), "baseline": digest_file(options.baseline)},
-        "files": {name: digest_file(options.out / name) for name in TABLES},
-        **names,
-        "outcome": outcome.as_dict(),
-        "not_compared": lacking,
-        **known,
-    }
-    write_json(options.out / "quality.json", document)
-    say(document)
+        sys.exit(f"{STAGE}: {type(error).__name__}: {error}")
+    shared = Shared(STAGE, spec, options.out, options.shared)
+    if shared.take(ours.inputs):
+        print(f"{ours.name}: scored before, together with others", flush=True)
+        return
+    others = [
+        Part(job.spec, images, options.baseline, shared.aside(job))
+        for job in shared.others()
+        if (images := Path(job.folder) / IMAGES).exists()
+    ]
+    outcome = shared.work_through(ours, others, lambda parts: supervise(parts, options.processes))
+    if not ours.finished:
+        ours.finish(outcome)
 
 
 def parse_options() -> argparse.Namespace:
@@ -67,28 +70,83 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--images", required=True, type=Path, help="the variant's images.json")
     parser.add_argument("--baseline", required=True, type=Path, help="the baseline's images.json")
     parser.add_argument("--out", required=True, type=Path, help="the folder for the results")
+    parser.add_argument("--processes", type=int, default=1, help="how many variants are scored side by side")
+    text = f"where it is noted which jobs are scored together (default: {FOLDER})"
+    parser.add_argument("--shared", type=Path, default=FOLDER, help=text)
     return parser.parse_args()
 
 
-def scoring_work(spec: Mapping, images: Mapping, baseline: Mapping | None, options: argparse.Namespace, notes: Path):
-    """The work of the supervised child, which does the heavy imports; it notes what it knows as it goes on."""
+class Part:
+    """The scores of one variant: what it is told, its images.json and the baseline's, the folder for its results."""
 
-    def work() -> None:
-        from diffsweep.quality import screening
+    def __init__(self, spec: Mapping, images: Path, baseline: Path, out: Path) -> None:
+        self.spec, self.images, self.baseline, self.out = spec, images, baseline, out
+        self.made, self.baseline_made = read_json(images), read_json(baseline)
+        self.inputs = {"images": digest_file(images), "baseline": digest_file(baseline)}
+        self._known: dict = {}
+
+    @property
+    def name(self) -> str:
+        return self.made.get("variant")
+
+    @property
+    def document(self) -> Path:
+        return self.out / STAGES[STAGE].document
+
+    @property
+    def finished(self) -> bool:
+        return self.document.exists()
+
+    @property
+    def _notes(self) -> Path:
+        return self.out / "quality.notes.json"
+
+    @cached_property
+    def image_sets(self) -> tuple:
+        """The variant's ImageSet, and the baseline's; None where it has no images. Raises Failed."""
         from diffsweep.quality.manifests import image_set
 
-        ours = image_set(images, options.images)
-        theirs = None if baseline is None else image_set(baseline, options.baseline)
-        known = screening.count_defects(ours, options.out)
-        write_json(notes, known)
-        screening.refuse(known, ours, theirs)
+        baseline = image_set(self.baseline_made, self.baseline) if outcome_of(self.baseline_made).ok else None
+        return image_set(self.made, self.images), baseline
 
-        with uncollected():
-            from diffsweep.quality import scoring
+    def begin(self) -> None:
+        """Leave nothing of an earlier run."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        for path in (self.document, self._notes, *(self.out / name for name in TABLES)):
+            path.unlink(missing_ok=True)
 
-        write_json(notes, known | scoring.score(spec, ours, theirs, options.out))
+    def note(self, **known: object) -> None:
+        """Keep what is known so far for a finish in another process, whatever ends this one."""
+        self._known |= known
+        write_json(self._notes, self._known)
 
-    return work
+    def finish(self, outcome: Outcome) -> None:
+        """Write the document, last of all."""
+        known = read_json(self._notes) if self._notes.exists() else {}
+        if not known:
+            write_empty(self.out)
+        baseline = outcome_of(self.baseline_made)
+        document = {
+            "schema": 1,
+            "run": current_run(),
+            "inputs": self.inputs,
+            "files": {name: digest_file(self.out / name) for name in TABLES},
+            **{key: self.made.get(key) for key in ("model", "target", "variant")},
+            "outcome": replace(outcome, attempt=self.spec["attempt"]).as_dict(),
+            "not_compared": None if baseline.ok else f"the baseline has no images: {baseline.reason}",
+            **known,
+        }
+        self._notes.unlink(missing_ok=True)
+        write_json(self.document, document)
+        say(document)
+
+
+def supervise(parts: Sequence[Part], processes: int) -> Outcome:
+    """Score all parts in a child that may die. Each is finished as soon as it is scored, whatever becomes of others."""
+    for part in parts:
+        part.begin()
+    timeout_s = sum(part.spec["timeout_s"] for part in parts)
+    return run_supervised(lambda: score_parts(parts, processes), stage=STAGE, timeout_s=timeout_s)
 
 
 def write_empty(folder: Path) -> None:
@@ -107,6 +165,67 @@ def say(document: Mapping) -> None:
     distance = f"FID {fid['value']:.2f} ({fid['low']:.2f} to {fid['high']:.2f})" if fid else document["fid_refused"]
     clip = document["clip_score"]["mean"]
     print(f"{name}: {document['images']} images, {distance}, CLIP score {clip:.2f}", flush=True)
+
+
+# --- in the child, where the heavy imports are -----------------------------------------------------------------------
+
+
+def score_parts(parts: Sequence[Part], processes: int) -> None:
+    """Score the parts, by several processes where there are several of both. Raises Failed or Killed when one dies."""
+    passed = [part for part in parts if passes(part)]
+    if not passed:
+        return
+    with uncollected():
+        from diffsweep.quality import scoring  # noqa: F401  forked processes find it loaded
+    shares = [passed[n :: min(processes, len(passed))] for n in range(min(processes, len(passed)))]
+    if len(shares) == 1:
+        score_share(shares[0])
+        return
+    parent, oom_kills_before, forking = os.getpid(), oom_kills(), multiprocessing.get_context("fork")
+    started = [forking.Process(target=score_share, args=(share, parent)) for share in shares]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join()
+        if process.exitcode:
+            status, words = judge_exit(process.exitcode, oom_kills_before)
+            raise (Killed if status == KILLED else Failed)(f"a process that scores images {words}")
+
+
+def passes(part: Part) -> bool:
+    """Are these images to be scored? Those that are not are finished with the reason."""
+    from diffsweep.quality import screening
+
+    made = outcome_of(part.made)
+    if not made.ok:
+        part.finish(Outcome(made.status, f"{made.stage}: {made.reason}", STAGE))
+        return False
+    try:
+        ours, baseline = part.image_sets
+        known = screening.count_defects(ours, part.out)
+        part.note(**known)
+        screening.refuse(known, ours, baseline)
+    except Failed as reason:
+        part.finish(Outcome("failed", str(reason), STAGE))
+        return False
+    return True
+
+
+def score_share(parts: Sequence[Part], parent: int | None = None) -> None:
+    """Score these parts, one after the other; all have the same baseline and are told the same. parent: the process to
+    end with, for one of its own."""
+    if parent is not None:
+        die_with_parent(parent)
+    from diffsweep.quality import scoring
+
+    judge = scoring.Judge(parts[0].spec, parts[0].image_sets[1])
+    for part in parts:
+        try:
+            part.note(**judge.score(part.image_sets[0], part.out))
+        except Failed as reason:
+            part.finish(Outcome("failed", str(reason), STAGE))
+        else:
+            part.finish(Outcome("ok", None, STAGE))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,9 @@ import pytest
 
 PROJECT = Path(__file__).resolve().parents[1]
 
+# The tests run side by side, and what they start has threads on all cores; servers, too, then leave them to each other.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
 
 def copy_project(destination: Path) -> Path:
     """A copy of the working tree (tracked and new files, as git sees them) that shares the environments."""

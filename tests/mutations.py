@@ -141,7 +141,6 @@ def told_to_jobs(plan: dict) -> Iterator[Any]:
     """The specs, limits and resources of all jobs of a sweep, as workflow/rules asks for them."""
     yield specs.plan_digest(plan)
     yield specs.limits_of(plan)
-    yield specs.score_spec(plan)
     for model in plan["models"]:
         yield specs.export_spec(plan, model, "digest")
         for artifact in specs.artifacts_of(plan):
@@ -153,7 +152,8 @@ def told_to_jobs(plan: dict) -> Iterator[Any]:
                 cell = (plan, model, target, variant)
                 yield [specs.benchmark_spec(*cell, number) for number in replicates_of(plan, variant["name"])[-1:]]
                 yield [specs.arrivals_spec(*cell, 1), specs.images_spec(*cell)]
-                yield specs.trace_spec(plan, model, target, variant["name"])
+                named = (plan, model, target, variant["name"])
+                yield [specs.trace_spec(*named), specs.score_spec(*named)]
     for name, target in plan["targets"].items():
         yield machines.this_machine(target)
         yield cluster.misplaced(target, None, submits_to_slurm=False)

@@ -133,7 +133,7 @@ def baseline_checks(folder: Path) -> dict:
     path = folder / "baseline" / "images.json"
     images = manifests.image_set(json.loads(path.read_text()), path)
     spec = {"fid": {"extractor": str(folder / "fid")}, "clip": {"model": str(folder / "clip")}, "bootstrap": 100}
-    return scoring.score(spec | {"seed": 0, "margins": {"clip_score": 1.0}}, images, images, path.parent)
+    return scoring.Judge(spec | {"seed": 0, "margins": {"clip_score": 1.0}}, images).score(images, path.parent)
 
 
 def main() -> None:

@@ -72,6 +72,18 @@ def test_torch_is_the_build_of_the_locks_unless_the_user_names_another():
         assert environments._torch_backend({named: "x"}) == []
 
 
+def test_a_new_environment_gets_its_bytecode_with_its_receipt(tmp_path):
+    """New: by Python's word for where bytecode lies, nobody has imported torch there."""
+    bytecode = tmp_path / "bytecode"
+    environ = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    command = [sys.executable, "scripts/in_env", "scoring", "python", "scripts/receipt.py", "--environment", "scoring"]
+    environ["PYTHONPYCACHEPREFIX"] = str(bytecode)
+    subprocess.run([*command, "--out", tmp_path / "receipt.txt"], cwd=PROJECT, env=environ, check=True)
+    written = {path.parent.name for path in bytecode.rglob("__init__.*.pyc")}
+    assert written >= {"torch", "torchmetrics", "transformers"}
+    assert "torch==" in (tmp_path / "receipt.txt").read_text()
+
+
 @pytest.fixture
 def tiny(tmp_path):
     """A project with one small environment: in_env, its library, and a lock of one pure package."""

@@ -1,6 +1,7 @@
 """scripts/generate_images.py keeps the images that a full run would make again, and makes the others."""
 
 import json
+import os
 import sys
 from types import SimpleNamespace
 
@@ -90,6 +91,22 @@ def test_what_breaks_a_pipeline_costs_no_images_that_were_made_before(tmp_path, 
     assert len(json.loads((tmp_path / "a" / "images.json").read_text())["images"]) == 8
     assert len(list((tmp_path / "a" / "images").glob("*.png"))) == 8
     assert not list(tmp_path.glob("*/.images.*"))
+
+
+def test_threads_that_wait_leave_their_core_to_others(tmp_path, batches, monkeypatch):
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+
+    def load(*_):
+        (tmp_path / "told").write_text(os.environ["GOMP_SPINCOUNT"])
+
+    monkeypatch.setattr(engines, "load_engine", lambda _: SimpleNamespace(load=load))
+    prompts = tmp_path / "prompts.yaml"
+    prompts.write_text(json.dumps({"name": "none", "prompts": PROMPTS}))
+    wanted = spec(0, suite={"path": str(prompts)}, artifact={"engine": "fake"})
+    wanted["model"]["path"] = "resources/reference-model"
+    assert generate_images.supervise([Part(wanted, tmp_path, Earlier(tmp_path, None), {})], tmp_path).ok
+    assert (tmp_path / "told").read_text() == "1000"
 
 
 def test_another_origin_keeps_nothing(tmp_path, batches):

@@ -15,6 +15,7 @@ from PIL import Image, ImageFilter
 
 import synthetic
 from diffsweep.quality import defects, frechet, manifests
+from diffsweep.sweep import sharing
 from diffsweep.sweep.outcomes import Failed
 from simulation import default_of, each, nominal
 
@@ -171,7 +172,11 @@ def test_the_reason_names_kinds_and_the_first_file():
 # --- images that belong together ---
 
 
-def write_set(folder: Path, damage=lambda image, index: image, count: int = COUNT, suite: str = "aa") -> Path:
+def unchanged(image: np.ndarray, index: int) -> np.ndarray:
+    return image
+
+
+def write_set(folder: Path, damage=unchanged, count: int = COUNT, suite: str = "aa") -> Path:
     """Pictures and their images.json; `damage` may change each. Returns images.json."""
     (folder / "images").mkdir(parents=True)
     entries = []
@@ -251,20 +256,28 @@ def test_ssim_and_psnr_agree_with_torchmetrics(scorers):
     assert found["equal"] == [True, False, False, False, False]
 
 
-def run_score(scorers: dict, images: Path, baseline: Path, out: Path) -> dict:
-    """quality.json of scripts/score.py."""
-    spec = {
+def score_spec(scorers: dict, name: str = "a", **changes) -> dict:
+    return {
+        "model": "reference",
+        "target": "local",
+        "variant": {"name": name},
+        "baseline": "fp32",
         "fid": {"extractor": str(scorers["folder"] / "fid")},
         "clip": {"model": str(scorers["folder"] / "clip")},
         "classifier": None,
         "bootstrap": 500,
         "seed": 0,
         "margins": {"clip_score": 1.0},
-        "timeout_s": 300,
         "attempt": 0,
+        **changes,
     }
+
+
+def run_score(scorers: dict, images: Path, baseline: Path, out: Path, *options, **changes) -> dict:
+    """quality.json of scripts/score.py."""
+    spec = {**score_spec(scorers, **changes), "timeout_s": 300}
     paths = ("--images", images, "--baseline", baseline, "--out", out)
-    done = in_scoring("scripts/score.py", "--spec", json.dumps(spec), *paths)
+    done = in_scoring("scripts/score.py", "--spec", json.dumps(spec), *paths, *options)
     assert done.returncode == 0, done.stderr
     assert (out / "features.npy").exists()
     assert (out / "scores.parquet").exists()
@@ -340,6 +353,57 @@ def test_images_that_were_not_made_hand_their_reason_on(scorers, tmp_path):
     assert quality["outcome"] == {"status": "unsupported", "reason": "images: no GPU", "stage": "score", "attempt": 0}
     assert quality["stdout"] == "a: unsupported: images: no GPU\n"
     assert np.load(tmp_path / "a/features.npy").shape == (0, 0)
+
+
+# --- several variants together ---
+
+
+def noted_together(scorers: dict, folder: Path, **changes) -> dict[str, Path]:
+    """The images.json of variants whose jobs are noted as the workflow does it: one blurred, one with black images, one
+    that was not made, and the baseline itself."""
+    damages = {"blurred": blurred, "dark": lambda image, index: image * (index != 3)}
+    names = ("fp32", "blurred", "dark", "unmade")
+    images = {name: write_set(folder / name, damages.get(name, unchanged)) for name in names}
+    unmade = json.loads(images["unmade"].read_text())
+    unmade |= {"images": [], "outcome": unmade["outcome"] | {"status": "failed", "reason": "no memory"}}
+    images["unmade"].write_text(json.dumps(unmade))
+    jobs = [
+        sharing.job_of("score", score_spec(scorers, name, **changes), str(folder / name), ["code"]) for name in images
+    ]
+    sharing.note_jobs("score", jobs, folder / "shared")
+    return images
+
+
+def together(scorers: dict, images: dict[str, Path], name: str, **changes) -> dict:
+    options = ("--processes", "2", "--shared", images[name].parents[1] / "shared")
+    return run_score(scorers, images[name], images["fp32"], images[name].parent, *options, name=name, **changes)
+
+
+def test_the_first_job_scores_all_that_have_its_baseline(scorers, tmp_path):
+    images = noted_together(scorers, tmp_path)
+    found = {name: together(scorers, images, name) for name in ("blurred", "fp32", "dark", "unmade")}
+    assert [quality["outcome"]["status"] for quality in found.values()] == ["ok", "ok", "failed", "failed"]
+    assert found["blurred"]["stdout"].count("\n") == 4  # one line for each of them
+    for name in ("fp32", "dark", "unmade"):
+        assert found[name]["stdout"] == f"{name}: scored before, together with others\n"
+    assert not list((tmp_path / "shared" / "score" / "done").iterdir())
+    for name, quality in found.items():
+        alone = run_score(scorers, images[name], images["fp32"], tmp_path / "alone" / name, name=name)
+        differing = {key for key in quality if quality[key] != alone[key]}
+        assert differing <= {"run", "seconds", "stdout", "files"}, name
+        for table in ("scores.parquet", "features.npy"):
+            assert (tmp_path / name / table).read_bytes() == (tmp_path / "alone" / name / table).read_bytes()
+
+
+def test_what_cannot_be_scored_together_is_scored_alone(scorers, tmp_path):
+    """The scorers cannot be loaded, which every job then finds out and says for itself."""
+    broken = {"classifier": str(tmp_path / "missing")}
+    images = noted_together(scorers, tmp_path, **broken)
+    found = {name: together(scorers, images, name, **broken) for name in ("blurred", "fp32", "dark")}
+    assert "goes alone" in found["blurred"]["stdout"] and "goes alone" not in found["fp32"]["stdout"]
+    for name in ("blurred", "fp32"):
+        assert found[name]["outcome"]["status"] == "failed" and "missing" in found[name]["outcome"]["reason"]
+    assert "scored before" in found["dark"]["stdout"]  # which needed no scorer
 
 
 def test_a_wrong_spec_is_one_line(tmp_path):

@@ -24,6 +24,11 @@ def all_cores(wildcards):
     return workflow.cores if workflow.local_exec else PLAN["targets"][home_target(wildcards)]["threads"]
 
 
+def cores_of_one_machine(wildcards):
+    """Every core of this machine for the one job that does the work of others. On a cluster, where none does: one."""
+    return workflow.cores if workflow.local_exec else 1
+
+
 def on_cluster(stage):
     """The resources of a stage's jobs, each a function of the wildcards; none in a sweep that has no partition."""
     if not any("slurm" in target for target in PLAN["targets"].values()):

@@ -17,4 +17,5 @@ rule environment:
     message:
         "environment {wildcards.environment}"
     shell:
-        "python scripts/in_env {wildcards.environment} python scripts/receipt.py --out {output:q} 2> {log:q}"
+        "python scripts/in_env {wildcards.environment} python scripts/receipt.py"
+        " --environment {wildcards.environment} --out {output:q} 2> {log:q}"

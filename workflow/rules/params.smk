@@ -159,7 +159,8 @@ def score_params(wildcards):
     attempts = attempt(cell_path("quality.json").format(**wildcards), [wildcards.variant])
     folders = [PLAN["quality"][key] for key in ("fid", "clip", "classifier") if PLAN["quality"][key]]
     scorers = {folder: folder_content(folder) for folder in folders}
-    return as_param({**specs.score_spec(PLAN, attempts), "scorers": scorers})
+    names = (wildcards.model, wildcards.target, wildcards.variant)
+    return as_param({**specs.score_spec(PLAN, *names, attempts), "scorers": scorers})
 
 
 # --- traces ----------------------------------------------------------------------------------------------------------

@@ -36,8 +36,8 @@ rule score:
         quality=cell_path("quality.json"),
     log:
         cell_path("score.log"),
-    # Last, several at a time: one after each variant's images would have the machine's other cores wait.
-    priority: -1
+    priority: -1  # last, when there are many to be scored together
+    threads: cores_of_one_machine
     resources:
         **on_cluster("score"),
     params:
@@ -47,6 +47,6 @@ rule score:
     message:
         "score {wildcards.variant} on {wildcards.target}"
     shell:
-        "python scripts/in_env scoring python scripts/score.py"
+        "python scripts/in_env scoring python scripts/score.py --processes {threads}"
         " --spec {params.spec:q} --spec @.snakemake/diffsweep/limits/score.json"
         " --images {input.images:q} --baseline {input.baseline:q} --out {params.folder:q} 2> {log:q}"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.metadata
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -50,38 +52,29 @@ def batches(images: ImageSet) -> Iterator[tuple[slice, torch.Tensor]]:
         yield which, torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
 
 
-def score_images(images: ImageSet, scorers: Scorers, baseline: ImageSet | None) -> tuple[PerImage, PerImage | None]:
-    """The scores of every image, and of the baseline's where there is one to compare with."""
-    ours, theirs = PerImage(), None if baseline is None else PerImage()
-    others = batches(baseline) if baseline is not None else iter(())
+def look_at(images: ImageSet, scorers: Scorers) -> PerImage:
+    """What the scorers say of every image by itself."""
+    scores = PerImage()
     for which, pictures in batches(images):
-        _look_at(pictures, images.prompts[which], scorers, ours)
+        prompts = images.prompts[which]
+        scores.features.append(fid.features_of(pictures, scorers.extractor))
+        scores.clip_score += clip.scores_of(pictures, prompts, scorers.clip)
         if scorers.classifier is not None:
-            _read_attributes(pictures, images.prompts[which], scorers, ours)
-        if baseline is not None:
-            _, pairs = next(others)
-            _compare(pictures, pairs, ours)
-            _look_at(pairs, images.prompts[which], scorers, theirs)
-    return ours, theirs
+            rows = attribute_accuracy(pictures, list(prompts), scorers.classifier)
+            scores.attributes_right += [row["share"] for row in rows]
+            scores.all_right += [row["all_right"] for row in rows]
+    return scores
 
 
-def _look_at(pictures: torch.Tensor, prompts: Sequence[str], scorers: Scorers, scores: PerImage) -> None:
-    scores.features.append(fid.features_of(pictures, scorers.extractor))
-    scores.clip_score += clip.scores_of(pictures, prompts, scorers.clip)
-
-
-def _compare(pictures: torch.Tensor, pairs: torch.Tensor, scores: PerImage) -> None:
-    if pictures.shape != pairs.shape:
-        raise Failed(f"the images are {tuple(pictures.shape[-2:])} pixels, the baseline's {tuple(pairs.shape[-2:])}")
-    scores.ssim += fidelity.ssim_of(pictures, pairs)
-    scores.psnr_db += fidelity.psnr_db_of(pictures, pairs)
-    scores.equal += fidelity.equal_of(pictures, pairs)
-
-
-def _read_attributes(pictures: torch.Tensor, prompts: Sequence[str], scorers: Scorers, scores: PerImage) -> None:
-    rows = attribute_accuracy(pictures, list(prompts), scorers.classifier)
-    scores.attributes_right += [row["share"] for row in rows]
-    scores.all_right += [row["all_right"] for row in rows]
+def compare(images: ImageSet, baseline: ImageSet, scores: PerImage) -> None:
+    """Add to `scores` how much each image is like the baseline's. Raises Failed when they differ in size."""
+    for (_, pictures), (_, pairs) in zip(batches(images), batches(baseline), strict=True):
+        if pictures.shape != pairs.shape:
+            sizes = f"the images are {tuple(pictures.shape[-2:])} pixels, the baseline's {tuple(pairs.shape[-2:])}"
+            raise Failed(sizes)
+        scores.ssim += fidelity.ssim_of(pictures, pairs)
+        scores.psnr_db += fidelity.psnr_db_of(pictures, pairs)
+        scores.equal += fidelity.equal_of(pictures, pairs)
 
 
 # --- what quality.json says -----------------------------------------------------------------------------------------
@@ -175,17 +168,31 @@ def provenance(spec: Mapping, images: ImageSet, scorers: Scorers) -> dict:
     }
 
 
-def score(spec: Mapping, images: ImageSet, baseline: ImageSet | None, folder: Path) -> dict:
-    """Score images that `screening` let pass: writes scores.parquet and features.npy, returns quality.json's scores."""
-    started_s = time.perf_counter()
-    scorers = load_scorers(spec)
-    ours, theirs = score_images(images, scorers, baseline)
-    write_scores(folder, images, [], ours)
-    is_baseline = baseline is not None and baseline.folder.resolve() == images.folder.resolve()
-    judged = Judged(spec, images, baseline, is_baseline, ours, theirs)
-    return {
-        **summarise(judged, scorers),
-        "bootstrap": {"resamples": spec["bootstrap"], "seed": spec["seed"], "unit": "prompt"},
-        "provenance": provenance(spec, images, scorers),
-        "seconds": round(time.perf_counter() - started_s, 3),
-    }
+class Judge:
+    """Scores the images of variants that have one baseline. Loads the scorers once, and looks at the baseline once."""
+
+    def __init__(self, spec: Mapping, baseline: ImageSet | None) -> None:
+        self._spec, self._baseline, self._scorers = spec, baseline, load_scorers(spec)
+
+    @cached_property
+    def _baseline_scores(self) -> PerImage:
+        return look_at(self._baseline, self._scorers)
+
+    def score(self, images: ImageSet, folder: Path) -> dict:
+        """Score images that `screening` let pass: writes scores.parquet and features.npy into `folder`, returns
+        quality.json's scores. Raises Failed."""
+        started_s = time.perf_counter()
+        spec, baseline, theirs = self._spec, self._baseline, None
+        is_baseline = baseline is not None and baseline.folder.resolve() == images.folder.resolve()
+        # A copy: the comparison of the baseline with itself is the baseline's own.
+        ours = copy.deepcopy(self._baseline_scores) if is_baseline else look_at(images, self._scorers)
+        if baseline is not None:
+            compare(images, baseline, ours)
+            theirs = self._baseline_scores
+        write_scores(folder, images, [], ours)
+        return {
+            **summarise(Judged(spec, images, baseline, is_baseline, ours, theirs), self._scorers),
+            "bootstrap": {"resamples": spec["bootstrap"], "seed": spec["seed"], "unit": "prompt"},
+            "provenance": provenance(spec, images, self._scorers),
+            "seconds": round(time.perf_counter() - started_s, 3),
+        }

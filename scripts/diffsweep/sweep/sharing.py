@@ -1,9 +1,11 @@
-"""Variants that differ only in what a request carries (steps, scheduler, guidance) share the start of what runs them.
+"""Variants that differ only in what a request carries (steps, scheduler, guidance) share the start of what runs them,
+and all that have one baseline share the start of what scores their images.
 
-Snakemake has a job for each replicate of each variant, and one for its images, so that a variant that is added or
-changed is the only one measured. Before the jobs run, the workflow notes which of them need the same servers, or the
-same loaded pipeline. The first of those jobs does the work of all of them, and puts the others' results aside; each of
-the other jobs takes its own from there. A job that finds nothing of its own does it itself.
+Snakemake has a job for each replicate of each variant, one for its images and one for their scores, so that a variant
+that is added or changed is the only one measured. Before the jobs run, the workflow notes which of them need the same
+servers, the same loaded pipeline, or the same baseline's scores. The first of those jobs does the work of all of them,
+and puts the others' results aside; each of the other jobs takes its own from there. A job that finds nothing of its own
+does it itself.
 
 Paths are relative to the folder that Snakemake works in. What is put aside is named by all that Snakemake looks at to
 decide whether a job is done again, so that what a killed run has left is either what the next one wants or nothing.
@@ -16,10 +18,12 @@ from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
+from typing import Protocol
 
 from diffsweep.sweep.digests import data_digest
 from diffsweep.sweep.files import copy_whole, read_json, write_json
 from diffsweep.sweep.options import resolve_threads
+from diffsweep.sweep.outcomes import Outcome
 
 FOLDER = Path(".snakemake/diffsweep/shared")
 LIMITS = ("timeout_s", "request_timeout_s")  # in what a job is told, not in what it is noted by
@@ -34,8 +38,9 @@ def servers_of(spec: Mapping) -> str:
     return data_digest([_needed(spec), variant.get("batching"), variant["name"] == baseline["name"]])
 
 
-def pipeline_of(spec: Mapping) -> str:
-    """A digest of what decides which pipeline makes a variant's images, and which images those are."""
+def settings_of(spec: Mapping) -> str:
+    """A digest of all that a job is told but its variant: which pipeline makes which images, or with which baseline and
+    by which scorers they are judged."""
     return data_digest(_needed(spec))
 
 
@@ -51,7 +56,11 @@ class Stage:
     document: str
 
 
-STAGES = {"benchmark": Stage(servers_of, "replicate.json"), "images": Stage(pipeline_of, "images.json")}
+STAGES = {
+    "benchmark": Stage(servers_of, "replicate.json"),
+    "images": Stage(settings_of, "images.json"),
+    "score": Stage(settings_of, "quality.json"),
+}
 
 
 @dataclass(frozen=True)
@@ -96,6 +105,13 @@ def forget(aside: Path, document: str) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
+class Work(Protocol):
+    """The work of one job. finished: its document lies in its place."""
+
+    @property
+    def finished(self) -> bool: ...
+
+
 class Shared:
     """The jobs that share with the one of `stage` that is told `spec` and leaves its results in `out`."""
 
@@ -132,6 +148,19 @@ class Shared:
                 copy_whole(path, self._out / path.name)
         forget(aside, self._document)
         return fits
+
+    def work_through(
+        self, ours: Work, others: Sequence[Work], supervise: Callable[[Sequence[Work]], Outcome]
+    ) -> Outcome:
+        """Have `supervise` do our work together with that of `others`; should that not end well, ours alone. Returns
+        how it ended."""
+        outcome = supervise([*others, ours])
+        if others and not outcome.ok:
+            print(f"{outcome.reason}; each variant that is not done yet goes alone", flush=True)
+            self.give_up()
+            if not ours.finished:
+                outcome = supervise([ours])
+        return outcome
 
     def give_up(self) -> None:
         """Let each job that is not done yet go alone from now on: one of them has brought down what they share."""

@@ -157,9 +157,13 @@ def trace_spec(plan: Mapping, model: str, target: str, variant: str, attempt: in
     }
 
 
-def score_spec(plan: Mapping, attempt: int = 0) -> dict:
+def score_spec(plan: Mapping, model: str, target: str, variant: str, attempt: int = 0) -> dict:
     quality = plan["quality"]
     return {
+        "model": model,
+        "target": target,
+        "variant": {"name": variant},
+        "baseline": plan["baseline"],
         "fid": {"extractor": quality["fid"]},
         "clip": {"model": quality["clip"]},
         "classifier": quality["classifier"],
