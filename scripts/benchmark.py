@@ -52,40 +52,39 @@ def main() -> None:
     with closing(Keeper()) as keeper:
         ours = Part(spec, options.out, inputs, keeper)
         if refused is not None:
-            ours.finish(refused, {})
+            ours.begin()
+            ours.finish(refused)
             return
         others = [Part(other.spec, shared.aside(other), inputs, keeper) for other in shared.others()]
-        outcome, times = supervise(in_turn([ours, *others]), prompts, keeper, options)
-        if others and not outcome.ok:
-            print(f"{outcome.reason}; each variant that is not measured yet goes alone", flush=True)
-            shared.give_up()
-            if not ours.finished:
-                ours = Part(spec, options.out, inputs, keeper)
-                outcome, times = supervise([ours], prompts, keeper, options)
+        outcome = shared.work_through(ours, others, lambda parts: supervise(in_turn(parts), prompts, keeper, options))
         if not ours.finished:
-            ours.finish(outcome, times)
+            ours.finish(outcome)
 
 
 class Part:
     """One replicate of one variant: what it is told, and the files it leaves."""
 
     def __init__(self, spec: Mapping, out: Path, inputs: Mapping, keeper: Keeper) -> None:
-        self.spec, self._document = spec, out / STAGES[STAGE].document
-        self._document.unlink(missing_ok=True)
+        self.spec, self._out, self._document = spec, out, out / STAGES[STAGE].document
         self.known = {**identity(spec, current_run()), "baseline": spec["baseline"]["name"]}
         self.known |= {"protocol": spec["protocol"], "inputs": inputs}
-        self._growing = job.open_partial(out, *RECORDS)
-        self.files = Files(*self._growing, keeper.folder / f"{spec['variant']['name']}.notes.json")
-        self.files.notes.unlink(missing_ok=True)
+        self._notes = keeper.folder / f"{spec['variant']['name']}.notes.json"
 
-    def turn(self, prompts: Sequence[Prompt], times: Mapping) -> Turn:
+    def begin(self) -> None:
+        """Leave nothing of an earlier run, or of an attempt together with others."""
+        self._document.unlink(missing_ok=True)
+        self._notes.unlink(missing_ok=True)
+        self._growing = job.open_partial(self._out, *RECORDS)
+
+    def turn(self, prompts: Sequence[Prompt]) -> Turn:
         counts = {key: self.spec["protocol"][key] for key in ("warmup", "requests", "block")}
         requests = plan_requests(prompts, replicate=self.spec["replicate"], **counts)
-        return Turn(self.spec, requests, self.files, lambda: self.finish(Outcome("ok", None, STAGE), times))
+        files = Files(*self._growing, self._notes)
+        return Turn(self.spec, requests, files, lambda: self.finish(Outcome("ok", None, STAGE)))
 
-    def finish(self, outcome: Outcome, times: Mapping) -> None:
+    def finish(self, outcome: Outcome) -> None:
         outcome = replace(outcome, attempt=self.spec["attempt"])
-        job.finish(self._document, outcome, {**self.known, **times}, self.files.notes, self._growing)
+        job.finish(self._document, outcome, self.known, self._notes, self._growing)
 
     @property
     def finished(self) -> bool:
@@ -126,18 +125,24 @@ def launches_of(spec: Mapping, options: argparse.Namespace) -> dict[str, Launch]
     return launches
 
 
-def supervise(
-    parts: Sequence[Part], prompts: Sequence[Prompt], keeper: Keeper, options: argparse.Namespace
-) -> tuple[Outcome, dict]:
+def supervise(parts: Sequence[Part], prompts: Sequence[Prompt], keeper: Keeper, options: argparse.Namespace) -> Outcome:
     """Measure the parts together, and nothing beside them on this machine, in a child that may die. Each that ends well
     is finished there and then, whatever becomes of the others."""
     spec = {**parts[0].spec, "timeout_s": sum(part.spec["timeout_s"] for part in parts)}
     launches, run = launches_of(spec, options), parts[0].known["run"]
 
-    def work(times: Mapping) -> None:
-        measure([part.turn(prompts, times) for part in parts], launches, run, keeper)
+    for part in parts:
+        part.begin()
 
-    return job.run_alone(work, STAGE, spec, options.lock)
+    def work(times: Mapping) -> None:
+        for part in parts:
+            part.known |= times
+        measure([part.turn(prompts) for part in parts], launches, run, keeper)
+
+    outcome, times = job.run_alone(work, STAGE, spec, options.lock)
+    for part in parts:
+        part.known |= times
+    return outcome
 
 
 if __name__ == "__main__":

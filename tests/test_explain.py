@@ -124,7 +124,8 @@ def test_the_tables_name_the_lock_that_renews_them():
         ("images", {"seconds": 12.5}, 12.5),
         ("images", {"seconds": None}, 1.0),  # none were made
         ("benchmark", None, 1.0),  # the document was taken away
-        ("score", {"seconds": 3.0}, 1.0),  # shares with nobody: Snakemake's own, which the program's start is part of
+        ("score", {"seconds": 3.0}, 3.0),
+        ("convert", {"seconds": 3.0}, 1.0),  # shares with nobody: Snakemake's own, which the program's start is part of
     ],
 )
 def test_what_shared_servers_or_a_pipeline_took_is_told_by_each_document(tmp_path, rule, document, took_s):

@@ -151,12 +151,14 @@ def _run(command: list[str], environ: dict[str, str], name: str) -> None:
         )
 
 
-def enter(name: str) -> None:
-    """Go on in the environment `name`: the program starts anew inside it, unless it runs there already.
-
-    Raises EnvironmentFailed.
-    """
-    path = ensure_environment(name)
+def enter(name: str, exit_code: int = 1) -> None:
+    """Go on in the environment `name`: the program starts anew inside it, unless it runs there already. One that cannot
+    be built ends the program, in words of its own."""
+    try:
+        path = ensure_environment(name)
+    except EnvironmentFailed as error:
+        print(f"{Path(sys.argv[0]).stem}: {error}", file=sys.stderr)
+        sys.exit(exit_code)
     if Path(sys.prefix).resolve() != path.resolve():
         python = str(path / "bin" / "python")
         os.execve(python, [python, *sys.argv], activated(path, dict(os.environ)))
