@@ -5,6 +5,7 @@ In an environment that is new it also imports what the programs there will impor
 """
 
 import argparse
+import multiprocessing
 import platform
 import sys
 from contextlib import suppress
@@ -18,6 +19,7 @@ from diffsweep.engines.imports import import_diffusers, uncollected
 from diffsweep.sweep.files import atomic
 from diffsweep.sweep.outcomes import run_program
 
+LIMIT_S = 300.0
 # What takes long to import where no engine runs.
 OTHERS = {"export": "optimum.exporters.onnx", "scoring": "diffsweep.quality.scoring"}
 
@@ -36,7 +38,14 @@ def is_new() -> bool:
 
 
 def import_for_the_first_time(environment: str) -> None:
-    """What cannot be imported is for the programs to report that need it."""
+    """In a child, whatever becomes of it: what cannot be imported is for the programs to report that need it."""
+    child = multiprocessing.get_context("fork").Process(target=import_all, args=(environment,), daemon=True)
+    child.start()
+    child.join(LIMIT_S)
+    child.kill()
+
+
+def import_all(environment: str) -> None:
     with suppress(Exception), uncollected():
         if environment in ENGINES:
             import_diffusers()

@@ -4,14 +4,16 @@ Writes quality.json, scores.parquet and features.npy into the folder --out. Imag
 do not belong to the baseline's end in an outcome "failed" with its reason.
 
 Variants whose jobs wait to be compared with the same baseline are scored with it (diffsweep/sweep/sharing.py), by
---processes side by side: libraries, scorers and the baseline's own scores are loaded and computed once for all.
+--processes side by side: the libraries are loaded once for all, scorers and the baseline's own scores once a process.
 """
 
 import argparse
 import multiprocessing
 import os
 import sys
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +32,7 @@ from diffsweep.sweep.outcomes import (
     run_program,
     run_supervised,
 )
+from diffsweep.sweep.privacy import impersonal
 from diffsweep.sweep.runs import current_run
 from diffsweep.sweep.sharing import FOLDER, STAGES, Shared
 from diffsweep.sweep.workflow import die_with_parent
@@ -37,28 +40,26 @@ from diffsweep.sweep.workflow import die_with_parent
 STAGE = "score"
 TABLES = ("scores.parquet", "features.npy")
 IMAGES = STAGES["images"].document
+UNREADABLE = (OSError, ValueError, KeyError, TypeError)  # what reading an images.json may raise
 
 
 def main() -> None:
-    # Small pictures: a second thread only waits. And a process whose threads have worked must not be forked.
+    # Small pictures: a second thread only waits. And a process whose OpenMP threads have worked must not be forked.
     os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
     options = parse_options()
     spec = read_spec(STAGE, options.spec)
     try:
         ours = Part(spec, options.images, options.baseline, options.out)
-        outcome_of(ours.made)
-        outcome_of(ours.baseline_made)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except UNREADABLE as error:
         sys.exit(f"{STAGE}: {type(error).__name__}: {error}")
     shared = Shared(STAGE, spec, options.out, options.shared)
     if shared.take(ours.inputs):
         print(f"{ours.name}: scored before, together with others", flush=True)
         return
-    others = [
-        Part(job.spec, images, options.baseline, shared.aside(job))
-        for job in shared.others()
-        if (images := Path(job.folder) / IMAGES).exists()
-    ]
+    others = []
+    for job in shared.others():
+        with suppress(*UNREADABLE):  # its own job says what is wrong with its images
+            others.append(Part(job.spec, Path(job.folder) / IMAGES, options.baseline, shared.aside(job)))
     outcome = shared.work_through(ours, others, lambda parts: supervise(parts, options.processes))
     if not ours.finished:
         ours.finish(outcome)
@@ -82,6 +83,7 @@ class Part:
     def __init__(self, spec: Mapping, images: Path, baseline: Path, out: Path) -> None:
         self.spec, self.images, self.baseline, self.out = spec, images, baseline, out
         self.made, self.baseline_made = read_json(images), read_json(baseline)
+        self.outcome, self.baseline_outcome = outcome_of(self.made), outcome_of(self.baseline_made)
         self.inputs = {"images": digest_file(images), "baseline": digest_file(baseline)}
         self._known: dict = {}
 
@@ -99,14 +101,14 @@ class Part:
 
     @property
     def _notes(self) -> Path:
-        return self.out / "quality.notes.json"
+        return self.out / "quality.notes.json.partial"  # a kill may leave it
 
     @cached_property
     def image_sets(self) -> tuple:
         """The variant's ImageSet, and the baseline's; None where it has no images. Raises Failed."""
         from diffsweep.quality.manifests import image_set
 
-        baseline = image_set(self.baseline_made, self.baseline) if outcome_of(self.baseline_made).ok else None
+        baseline = image_set(self.baseline_made, self.baseline) if self.baseline_outcome.ok else None
         return image_set(self.made, self.images), baseline
 
     def begin(self) -> None:
@@ -125,7 +127,8 @@ class Part:
         known = read_json(self._notes) if self._notes.exists() else {}
         if not known:
             write_empty(self.out)
-        baseline = outcome_of(self.baseline_made)
+        baseline = self.baseline_outcome
+        lacking = None if baseline.ok else f"the baseline has no images: {baseline.reason}"
         document = {
             "schema": 1,
             "run": current_run(),
@@ -133,12 +136,15 @@ class Part:
             "files": {name: digest_file(self.out / name) for name in TABLES},
             **{key: self.made.get(key) for key in ("model", "target", "variant")},
             "outcome": replace(outcome, attempt=self.spec["attempt"]).as_dict(),
-            "not_compared": None if baseline.ok else f"the baseline has no images: {baseline.reason}",
+            "not_compared": lacking,
             **known,
         }
         self._notes.unlink(missing_ok=True)
         write_json(self.document, document)
         say(document)
+
+    def fail(self, reason: Failed) -> None:
+        self.finish(Outcome("failed", impersonal(str(reason)), STAGE))
 
 
 def supervise(parts: Sequence[Part], processes: int) -> Outcome:
@@ -177,7 +183,8 @@ def score_parts(parts: Sequence[Part], processes: int) -> None:
         return
     with uncollected():
         from diffsweep.quality import scoring  # noqa: F401  forked processes find it loaded
-    shares = [passed[n :: min(processes, len(passed))] for n in range(min(processes, len(passed)))]
+    number = max(1, min(processes, len(passed)))
+    shares = [passed[n::number] for n in range(number)]
     if len(shares) == 1:
         score_share(shares[0])
         return
@@ -185,20 +192,20 @@ def score_parts(parts: Sequence[Part], processes: int) -> None:
     started = [forking.Process(target=score_share, args=(share, parent)) for share in shares]
     for process in started:
         process.start()
-    for process in started:
+    for process in started:  # all of them: what one has scored by the end of another need not be scored again
         process.join()
-        if process.exitcode:
-            status, words = judge_exit(process.exitcode, oom_kills_before)
-            raise (Killed if status == KILLED else Failed)(f"a process that scores images {words}")
+    ends = [judge_exit(process.exitcode, oom_kills_before) for process in started if process.exitcode]
+    if ends:
+        status, words = min(ends, key=lambda end: end[0] != KILLED)
+        raise (Killed if status == KILLED else Failed)(f"a process that scores images {words}")
 
 
 def passes(part: Part) -> bool:
     """Are these images to be scored? Those that are not are finished with the reason."""
     from diffsweep.quality import screening
 
-    made = outcome_of(part.made)
-    if not made.ok:
-        part.finish(Outcome(made.status, f"{made.stage}: {made.reason}", STAGE))
+    if not part.outcome.ok:
+        part.finish(Outcome(part.outcome.status, f"{part.outcome.stage}: {part.outcome.reason}", STAGE))
         return False
     try:
         ours, baseline = part.image_sets
@@ -206,7 +213,7 @@ def passes(part: Part) -> bool:
         part.note(**known)
         screening.refuse(known, ours, baseline)
     except Failed as reason:
-        part.finish(Outcome("failed", str(reason), STAGE))
+        part.fail(reason)
         return False
     return True
 
@@ -218,14 +225,17 @@ def score_share(parts: Sequence[Part], parent: int | None = None) -> None:
         die_with_parent(parent)
     from diffsweep.quality import scoring
 
+    began_s = time.perf_counter()
     judge = scoring.Judge(parts[0].spec, parts[0].image_sets[1])
     for part in parts:
         try:
             part.note(**judge.score(part.image_sets[0], part.out))
         except Failed as reason:
-            part.finish(Outcome("failed", str(reason), STAGE))
+            part.fail(reason)
         else:
+            part.note(seconds=round(time.perf_counter() - began_s, 3))
             part.finish(Outcome("ok", None, STAGE))
+        began_s = time.perf_counter()
 
 
 if __name__ == "__main__":

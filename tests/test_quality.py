@@ -261,7 +261,6 @@ def score_spec(scorers: dict, name: str = "a", **changes) -> dict:
         "model": "reference",
         "target": "local",
         "variant": {"name": name},
-        "baseline": "fp32",
         "fid": {"extractor": str(scorers["folder"] / "fid")},
         "clip": {"model": str(scorers["folder"] / "clip")},
         "classifier": None,

@@ -24,7 +24,7 @@ def all_cores(wildcards):
     return workflow.cores if workflow.local_exec else PLAN["targets"][home_target(wildcards)]["threads"]
 
 
-def cores_of_one_machine(wildcards):
+def cores_to_share(wildcards):
     """Every core of this machine for the one job that does the work of others. On a cluster, where none does: one."""
     return workflow.cores if workflow.local_exec else 1
 

@@ -37,7 +37,7 @@ rule score:
     log:
         cell_path("score.log"),
     priority: -1  # last, when there are many to be scored together
-    threads: cores_of_one_machine
+    threads: cores_to_share
     resources:
         **on_cluster("score"),
     params:

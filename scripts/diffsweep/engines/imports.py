@@ -44,11 +44,11 @@ def uncollected() -> Iterator[None]:
 
 def yield_cores() -> None:
     """Let PyTorch's threads go to sleep soon when they wait for each other. Call it before torch is imported, in
-    programs that take no timings that are kept.
+    programs whose timings are not compared.
 
     By default libgomp's threads spin for milliseconds, in time that a thread which they wait for may need: beside two
     busy processes on two cores a conversion's parity check took 221 s, with this 7 s, and alone 2.8 s instead of 2.6.
-    The figure is libgomp's own for cores that it knows to be shared (its manual, GOMP_SPINCOUNT).
+    The figure is libgomp's own where it knows that there are more threads than cores (its manual, GOMP_SPINCOUNT).
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")

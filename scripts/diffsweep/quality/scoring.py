@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import importlib.metadata
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -181,7 +180,6 @@ class Judge:
     def score(self, images: ImageSet, folder: Path) -> dict:
         """Score images that `screening` let pass: writes scores.parquet and features.npy into `folder`, returns
         quality.json's scores. Raises Failed."""
-        started_s = time.perf_counter()
         spec, baseline, theirs = self._spec, self._baseline, None
         is_baseline = baseline is not None and baseline.folder.resolve() == images.folder.resolve()
         # A copy: the comparison of the baseline with itself is the baseline's own.
@@ -194,5 +192,4 @@ class Judge:
             **summarise(Judged(spec, images, baseline, is_baseline, ours, theirs), self._scorers),
             "bootstrap": {"resamples": spec["bootstrap"], "seed": spec["seed"], "unit": "prompt"},
             "provenance": provenance(spec, images, self._scorers),
-            "seconds": round(time.perf_counter() - started_s, 3),
         }

@@ -163,7 +163,6 @@ def score_spec(plan: Mapping, model: str, target: str, variant: str, attempt: in
         "model": model,
         "target": target,
         "variant": {"name": variant},
-        "baseline": plan["baseline"],
         "fid": {"extractor": quality["fid"]},
         "clip": {"model": quality["clip"]},
         "classifier": quality["classifier"],
