@@ -121,6 +121,8 @@ def test_disks_that_are_full_or_read_only(project):
 
 def test_a_sweep_whose_environments_are_built_needs_no_network(tmp_path):
     """In a name space of its own, where loopback is all the network there is."""
+    for name in ("export", "onnxruntime", "scoring", "torch"):
+        subprocess.run([sys.executable, "scripts/in_env", name, "true"], cwd=PROJECT, check=True)
     folder = tmp_path / "project"
     faults_run.prepare(folder)
     offline = ("unshare", "--net", "sh", "-c", f'{sys.executable} -c "{UP}" && exec "$@"', "sh")
