@@ -2,9 +2,9 @@
 
     scripts/in_env scoring env PYTHONPATH=scripts python -m reference.build --work WORK
 
-About two hours on two cores: 100 minutes of training, then images and scores for the card. Every stage that has left its
-output in WORK is skipped, so the same command goes on after a stop. Stages that do not need each other run side by side,
-one core each. To see that all of it runs, without touching what ships: --share 0.02 --resources WORK/resources.
+About two hours on two cores: 100 minutes of training, then images and scores for the card. Every stage that has left
+its output in WORK is skipped, so the same command goes on after a stop. Stages that do not need each other run side by
+side, one core each. To see that all of it runs, without touching what ships: --share 0.02 --resources WORK/resources.
 """
 
 from __future__ import annotations
