@@ -23,7 +23,7 @@ from diffsweep.sweep.files import digest_file
 from diffsweep.sweep.options import read_spec
 from diffsweep.sweep.outcomes import Outcome
 from diffsweep.sweep.runs import current_run
-from diffsweep.sweep.sharing import FOLDER, STAGES, Shared
+from diffsweep.sweep.sharing import FOLDER, Shared, Work
 
 STAGE = "benchmark"
 RECORDS = ("latency", "capacity", "resources")  # the files of records, as journal.Files names them
@@ -61,20 +61,22 @@ def main() -> None:
             ours.finish(outcome)
 
 
-class Part:
+class Part(Work):
     """One replicate of one variant: what it is told, and the files it leaves."""
 
+    stage = STAGE
+
     def __init__(self, spec: Mapping, out: Path, inputs: Mapping, keeper: Keeper) -> None:
-        self.spec, self._out, self._document = spec, out, out / STAGES[STAGE].document
+        self.spec, self.out = spec, out
         self.known = {**identity(spec, current_run()), "baseline": spec["baseline"]["name"]}
         self.known |= {"protocol": spec["protocol"], "inputs": inputs}
         self._notes = keeper.folder / f"{spec['variant']['name']}.notes.json"
 
     def begin(self) -> None:
         """Leave nothing of an earlier run, or of an attempt together with others."""
-        self._document.unlink(missing_ok=True)
+        self.document.unlink(missing_ok=True)
         self._notes.unlink(missing_ok=True)
-        self._growing = job.open_partial(self._out, *RECORDS)
+        self._growing = job.open_partial(self.out, *RECORDS)
 
     def turn(self, prompts: Sequence[Prompt]) -> Turn:
         counts = {key: self.spec["protocol"][key] for key in ("warmup", "requests", "block")}
@@ -84,11 +86,7 @@ class Part:
 
     def finish(self, outcome: Outcome) -> None:
         outcome = replace(outcome, attempt=self.spec["attempt"])
-        job.finish(self._document, outcome, self.known, self._notes, self._growing)
-
-    @property
-    def finished(self) -> bool:
-        return self._document.exists()
+        job.finish(self.document, outcome, self.known, self._notes, self._growing)
 
 
 def in_turn(parts: Sequence[Part]) -> list[Part]:

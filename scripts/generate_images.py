@@ -28,7 +28,7 @@ from diffsweep.sweep.options import add_spec_option, read_spec
 from diffsweep.sweep.outcomes import Outcome, handed_on, run_program, run_supervised
 from diffsweep.sweep.runs import current_run
 from diffsweep.sweep.sharing import FOLDER as FOLDER_OF_SHARED
-from diffsweep.sweep.sharing import STAGES, Shared
+from diffsweep.sweep.sharing import Shared, Work
 
 STAGE = "images"
 FOLDER = "images"
@@ -77,9 +77,10 @@ def say(text: str) -> None:
 
 
 @dataclass(frozen=True)
-class Part:
+class Part(Work):
     """The images of one variant: what it is told, the folder for its results, and the images that may be kept."""
 
+    stage = STAGE
     spec: Mapping
     out: Path
     earlier: "Earlier"
@@ -92,14 +93,6 @@ class Part:
     @property
     def attempt(self) -> int:
         return self.spec.get("attempt", 0)
-
-    @property
-    def document(self) -> Path:
-        return self.out / STAGES[STAGE].document
-
-    @property
-    def finished(self) -> bool:
-        return self.document.exists()
 
     def finish(self, outcome: Outcome, facts: Mapping) -> None:
         """Write the manifest, now that the images lie in their place."""

@@ -26,6 +26,7 @@ from diffsweep.sweep.outcomes import (
     Failed,
     Killed,
     Outcome,
+    handed_on,
     judge_exit,
     oom_kills,
     outcome_of,
@@ -34,7 +35,7 @@ from diffsweep.sweep.outcomes import (
 )
 from diffsweep.sweep.privacy import impersonal
 from diffsweep.sweep.runs import current_run
-from diffsweep.sweep.sharing import FOLDER, STAGES, Shared
+from diffsweep.sweep.sharing import FOLDER, STAGES, Shared, Work
 from diffsweep.sweep.workflow import die_with_parent
 
 STAGE = "score"
@@ -78,27 +79,22 @@ def parse_options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-class Part:
+class Part(Work):
     """The scores of one variant: what it is told, its images.json and the baseline's, the folder for its results."""
+
+    stage = STAGE
 
     def __init__(self, spec: Mapping, images: Path, baseline: Path, out: Path) -> None:
         self.spec, self.images, self.baseline, self.out = spec, images, baseline, out
         self.made, self.baseline_made = read_json(images), read_json(baseline)
-        self.outcome, self.baseline_outcome = outcome_of(self.made), outcome_of(self.baseline_made)
+        outcome_of(self.made)  # or it is no images.json
+        self.baseline_outcome = outcome_of(self.baseline_made)
         self.inputs = {"images": digest_file(images), "baseline": digest_file(baseline)}
         self._known: dict = {}
 
     @property
     def name(self) -> str:
         return self.made.get("variant")
-
-    @property
-    def document(self) -> Path:
-        return self.out / STAGES[STAGE].document
-
-    @property
-    def finished(self) -> bool:
-        return self.document.exists()
 
     @property
     def _notes(self) -> Path:
@@ -205,8 +201,9 @@ def passes(part: Part) -> bool:
     """Are these images to be scored? Those that are not are finished with the reason."""
     from diffsweep.quality import screening
 
-    if not part.outcome.ok:
-        part.finish(Outcome(part.outcome.status, f"{part.outcome.stage}: {part.outcome.reason}", STAGE))
+    refused = handed_on(part.made, "images", STAGE, part.spec["attempt"])
+    if refused is not None:
+        part.finish(refused)
         return False
     try:
         ours, baseline = part.image_sets

@@ -48,7 +48,7 @@ def yield_cores() -> None:
 
     By default libgomp's threads spin for milliseconds, in time that a thread which they wait for may need: beside two
     busy processes on two cores a conversion's parity check took 221 s, with this 7 s, and alone 2.8 s instead of 2.6.
-    The figure is libgomp's own where it knows that there are more threads than cores (its manual, GOMP_SPINCOUNT).
+    libgomp takes 1,000 by itself with OMP_WAIT_POLICY=active and more threads than cores (its manual, GOMP_SPINCOUNT).
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")

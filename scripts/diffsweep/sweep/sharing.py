@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar
 
 from diffsweep.sweep.digests import data_digest
 from diffsweep.sweep.files import copy_whole, read_json, write_json
@@ -105,11 +105,19 @@ def forget(aside: Path, document: str) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-class Work(Protocol):
-    """The work of one job. finished: its document lies in its place."""
+class Work:
+    """The work of one job. stage: its name in STAGES; out: the folder of its results."""
+
+    stage: ClassVar[str]
+    out: Path
 
     @property
-    def finished(self) -> bool: ...
+    def document(self) -> Path:
+        return self.out / STAGES[self.stage].document
+
+    @property
+    def finished(self) -> bool:
+        return self.document.exists()
 
 
 class Shared:
