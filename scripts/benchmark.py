@@ -2,7 +2,7 @@
 
 Writes latency.jsonl, capacity.jsonl, resources.jsonl and replicate.json into the folder --out. A server that crashes,
 hangs or runs out of memory, or the time limit, ends in an outcome "failed" with its reason, with the records measured
-until then. Variants whose jobs wait for the same servers are measured with it (diffsweep/sweep/sharing.py).
+until then. Variants whose jobs wait for the same baseline are measured with it (diffsweep/sweep/sharing.py).
 """
 
 import argparse
@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from diffsweep.measure import job
 from diffsweep.measure.journal import Files, identity
@@ -23,9 +24,10 @@ from diffsweep.sweep.files import digest_file
 from diffsweep.sweep.options import read_spec
 from diffsweep.sweep.outcomes import Outcome
 from diffsweep.sweep.runs import current_run
-from diffsweep.sweep.sharing import FOLDER, Shared, Work
+from diffsweep.sweep.sharing import FOLDER, Job, Shared, Work, server_of
 
 STAGE = "benchmark"
+T = TypeVar("T")
 RECORDS = ("latency", "capacity", "resources")  # the files of records, as journal.Files names them
 
 
@@ -34,31 +36,64 @@ def main() -> None:
     spec = read_spec(STAGE, options.spec)
     try:
         prompts = job.read_prompts(spec)
-        artifacts = {"": options.artifact, "baseline: ": options.baseline_artifact}
-        refused = job.refusal(STAGE, spec["attempt"], artifacts)
-        inputs = {
-            "artifact": digest_file(options.artifact / job.MANIFEST),
-            "baseline": digest_file(options.baseline_artifact / job.MANIFEST),
-            "prompts": spec["prompts"]["digest"],
-        }
+        refused = refusal(spec, options.artifact, options.baseline_artifact)
+        inputs = inputs_of(spec, options.artifact, options.baseline_artifact)
         shared = Shared(STAGE, spec, options.out, options.shared)
         if refused is None and shared.take(inputs):
-            print(f"{spec['variant']['name']} replicate {spec['replicate']}: measured before, on shared servers")
+            print(f"{spec['variant']['name']} replicate {spec['replicate']}: measured before, with others")
             return
+        others = []
         if refused is None:
-            build_environments(list(spec["environments"].values()))
+            others = measurable_others(shared, spec, options)
+            told = [spec, *(other.spec for other, _ in others)]
+            build_environments([name for each in told for name in each["environments"].values()])
     except (OSError, ValueError, KeyError, subprocess.CalledProcessError) as error:
         sys.exit(f"{STAGE}: {type(error).__name__}: {error}")
     with closing(Keeper()) as keeper:
-        ours = Part(spec, options.out, inputs, keeper)
+        ours = Part(spec, options.out, options.artifact, inputs, keeper)
         if refused is not None:
             ours.begin()
             ours.finish(refused)
             return
-        others = [Part(other.spec, shared.aside(other), inputs, keeper) for other in shared.others()]
-        outcome = shared.work_through(ours, others, lambda parts: supervise(in_turn(parts), prompts, keeper, options))
+        theirs = [
+            Part(
+                other.spec,
+                shared.aside(other),
+                artifact,
+                inputs_of(other.spec, artifact, options.baseline_artifact),
+                keeper,
+            )
+            for other, artifact in others
+        ]
+        outcome = shared.work_through(ours, theirs, lambda parts: supervise(in_turn(parts), prompts, keeper, options))
         if not ours.finished:
             ours.finish(outcome)
+
+
+def refusal(spec: Mapping, artifact: Path, baseline_artifact: Path) -> Outcome | None:
+    return job.refusal(STAGE, spec["attempt"], {"": artifact, "baseline: ": baseline_artifact})
+
+
+def inputs_of(spec: Mapping, artifact: Path, baseline_artifact: Path) -> dict:
+    """Digests of what is measured, as the document names them."""
+    return {
+        "artifact": digest_file(artifact / job.MANIFEST),
+        "baseline": digest_file(baseline_artifact / job.MANIFEST),
+        "prompts": spec["prompts"]["digest"],
+    }
+
+
+def measurable_others(shared: Shared, spec: Mapping, options: argparse.Namespace) -> list[tuple[Job, Path]]:
+    """The jobs to be measured together with ours, each with its artifact's folder: those whose artifact is there and
+    may be measured. The others' own jobs say what is wrong with it."""
+    found = []
+    for other in shared.others():
+        artifact = options.artifact
+        if other.spec["variant_artifact"] != spec["variant_artifact"]:
+            artifact = artifact.with_name(other.spec["variant_artifact"]["name"])
+        if (artifact / job.MANIFEST).exists() and refusal(other.spec, artifact, options.baseline_artifact) is None:
+            found.append((other, artifact))
+    return found
 
 
 class Part(Work):
@@ -66,8 +101,8 @@ class Part(Work):
 
     stage = STAGE
 
-    def __init__(self, spec: Mapping, out: Path, inputs: Mapping, keeper: Keeper) -> None:
-        self.spec, self.out = spec, out
+    def __init__(self, spec: Mapping, out: Path, artifact: Path, inputs: Mapping, keeper: Keeper) -> None:
+        self.spec, self.out, self.artifact = spec, out, artifact
         self.known = {**identity(spec, current_run()), "baseline": spec["baseline"]["name"]}
         self.known |= {"protocol": spec["protocol"], "inputs": inputs}
         self._notes = keeper.folder / f"{spec['variant']['name']}.notes.json"
@@ -78,11 +113,11 @@ class Part(Work):
         self._notes.unlink(missing_ok=True)
         self._growing = job.open_partial(self.out, *RECORDS)
 
-    def turn(self, prompts: Sequence[Prompt]) -> Turn:
+    def turn(self, launch: Launch, prompts: Sequence[Prompt]) -> Turn:
         counts = {key: self.spec["protocol"][key] for key in ("warmup", "requests", "block")}
         requests = plan_requests(prompts, replicate=self.spec["replicate"], **counts)
         files = Files(*self._growing, self._notes)
-        return Turn(self.spec, requests, files, lambda: self.finish(Outcome("ok", None, STAGE)))
+        return Turn(self.spec, requests, launch, files, lambda: self.finish(Outcome("ok", None, STAGE)))
 
     def finish(self, outcome: Outcome) -> None:
         outcome = replace(outcome, attempt=self.spec["attempt"])
@@ -90,10 +125,24 @@ class Part(Work):
 
 
 def in_turn(parts: Sequence[Part]) -> list[Part]:
-    """The order of variants on shared servers. Each replicate begins with the next, so that each has a cold start."""
-    ordered = sorted(parts, key=lambda part: part.known["variant"])
-    first = (parts[0].spec["replicate"] - 1) % len(parts)
-    return [*ordered[first:], *ordered[:first]]
+    """The order of variants, those on one server side by side. In each replicate other servers, and on each server
+    another variant, begin, so that each has had a cold start, and none always comes late."""
+    groups = by_server(sorted(parts, key=lambda part: part.known["variant"])).values()
+    turned = [rotated(group, parts[0].spec["replicate"] - 1) for group in groups]
+    return [part for group in rotated(turned, parts[0].spec["replicate"] - 1) for part in group]
+
+
+def by_server(parts: Sequence[Part]) -> dict[str, list[Part]]:
+    """The parts that take turns on one server, by its digest, in order."""
+    groups: dict[str, list[Part]] = {}
+    for part in parts:
+        groups.setdefault(server_of(part.spec), []).append(part)
+    return groups
+
+
+def rotated(items: Sequence[T], places: int) -> list[T]:
+    first = places % len(items)
+    return [*items[first:], *items[:first]]
 
 
 def parse_options() -> argparse.Namespace:
@@ -105,39 +154,46 @@ def parse_options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def launches_of(spec: Mapping, options: argparse.Namespace) -> dict[str, Launch]:
-    """How each role's server is started: one server for both roles where they differ only in what a request carries,
-    which batching is not.
+def launch_of(spec: Mapping, role: str, artifact: Path, program: Path) -> Launch:
+    return Launch(role, spec["environments"][role], program, job.server_spec(spec, role), artifact)
 
-    The baseline's own job compares two processes of the same artifact: it is the A/A test.
-    """
-    folders = {"variant": options.artifact, "baseline": options.baseline_artifact}
-    launches = {
-        role: Launch(role, spec["environments"][role], options.server, job.server_spec(spec, role), folder)
-        for role, folder in folders.items()
-    }
+
+def is_on_baselines_server(spec: Mapping) -> bool:
+    """Whether one server does for variant and baseline: where they differ only in what a request carries, which
+    batching is not. The baseline itself is compared with another process of its artifact: that is the A/A test."""
     same_artifact = spec["variant_artifact"] == spec["baseline_artifact"]
     same_batching = spec["variant"].get("batching") == spec["baseline"].get("batching")
-    if same_artifact and same_batching and spec["variant"]["name"] != spec["baseline"]["name"]:
-        launches["baseline"] = launches["variant"]
-    return launches
+    return same_artifact and same_batching and spec["variant"]["name"] != spec["baseline"]["name"]
 
 
 def supervise(parts: Sequence[Part], prompts: Sequence[Prompt], keeper: Keeper, options: argparse.Namespace) -> Outcome:
     """Measure the parts together, and nothing beside them on this machine, in a child that may die. Each that ends well
-    is finished there and then, whatever becomes of the others."""
-    spec = {**parts[0].spec, "timeout_s": sum(part.spec["timeout_s"] for part in parts)}
-    launches, run = launches_of(spec, options), parts[0].known["run"]
+    is finished there and then, whatever becomes of the others.
 
+    The time limit is that of all that take turns on one server; it begins anew where a part has ended meanwhile.
+    """
+    spec, run = parts[0].spec, parts[0].known["run"]
+    groups = by_server(parts)
+    limit_s = spec["timeout_s"] * max(map(len, groups.values()))
+    baseline = launch_of(spec, "baseline", options.baseline_artifact, options.server)
+    launches = {
+        server: baseline
+        if is_on_baselines_server(group[0].spec)
+        else launch_of(group[0].spec, "variant", group[0].artifact, options.server)
+        for server, group in groups.items()
+    }
     for part in parts:
         part.begin()
 
     def work(times: Mapping) -> None:
         for part in parts:
             part.known |= times
-        measure([part.turn(prompts) for part in parts], launches, run, keeper)
+        measure([part.turn(launches[server_of(part.spec)], prompts) for part in parts], baseline, run, keeper)
 
-    outcome, times = job.run_alone(work, STAGE, spec, options.lock)
+    def ended() -> int:
+        return sum(part.finished for part in parts)
+
+    outcome, times = job.run_alone(work, STAGE, {**spec, "timeout_s": limit_s}, options.lock, ended)
     for part in parts:
         part.known |= times
     return outcome

@@ -64,15 +64,16 @@ def obey_ctrl_c() -> None:
 class Job:
     """One call of scripts/benchmark.py."""
 
-    def __init__(self, folder, spec, outcome=None, name="replicate-1"):
+    def __init__(self, folder, spec, outcome=None, name="replicate-1", artifact="artifact"):
         self.out, self.process = folder / name, None
-        self.artifact = folder / "artifact"
-        self.artifact.mkdir(exist_ok=True)
-        (self.artifact / "manifest.json").write_text(json.dumps({"outcome": outcome or OK}))
+        self.artifact, baseline = folder / artifact, folder / "artifact"
+        for path in (baseline, self.artifact):
+            path.mkdir(exist_ok=True)
+            (path / "manifest.json").write_text(json.dumps({"outcome": outcome or OK, "of": artifact}))
         self.lock, self.temporary = folder / "lock", folder / "temporary"
         self.temporary.mkdir(exist_ok=True)
         self.shared = folder / "shared"
-        artifacts = ["--artifact", str(self.artifact), "--baseline-artifact", str(self.artifact)]
+        artifacts = ["--artifact", str(self.artifact), "--baseline-artifact", str(baseline)]
         places = ["--out", str(self.out), "--lock", str(self.lock), "--server", str(FAKE_SERVER)]
         places += ["--shared", str(self.shared)]
         self.command = [sys.executable, str(BENCHMARK), "--spec", json.dumps(spec), *artifacts, *places]

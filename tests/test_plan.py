@@ -1,15 +1,15 @@
 """Config -> plan: every axis is spelled out, and whatever is wrong is told in one line that names the key."""
 
 import copy
-from types import SimpleNamespace
 
 import pytest
 import yaml
 
-from benchmark import launches_of
+from benchmark import is_on_baselines_server
 from diffsweep.sweep.documents import ConfigError, read_yaml
 from diffsweep.sweep.environments import PROJECT
 from diffsweep.sweep.plan import PRICES, make_plan, resolve_price
+from diffsweep.sweep.sharing import server_of
 from diffsweep.sweep.specs import artifacts_of, benchmark_spec, convert_spec, images_spec
 from diffsweep.sweep.variants import AXES, find_variant
 
@@ -297,10 +297,7 @@ def test_specs_name_batching_only_where_there_is_some():
 
 
 def test_variants_that_batch_differently_share_no_server():
-    options = SimpleNamespace(artifact="a", baseline_artifact="a", server="serve.py")
     plan = make_plan(changed(variants__batched={"parent": "fp32", "batching": {"max_batch": 2}}))
-    shared = {}
-    for name in ("ddim-5", "batched"):
-        launches = launches_of(benchmark_spec(plan, "reference", "local", find_variant(plan, name), 1), options)
-        shared[name] = launches["variant"] is launches["baseline"]
-    assert shared == {"ddim-5": True, "batched": False}
+    specs = {v["name"]: benchmark_spec(plan, "reference", "local", v, 1) for v in plan["variants"]}
+    assert [is_on_baselines_server(specs[name]) for name in ("ddim-5", "batched", "fp32", "bf16")] == [1, 0, 0, 0]
+    assert server_of(specs["ddim-5"]) == server_of(specs["ddim-10"]) != server_of(specs["batched"])

@@ -1,11 +1,22 @@
-"""Variants that differ only in what a request carries take turns on the same servers."""
+"""Variants take turns beside their baseline's server, those that differ only in what a request carries on one of their
+own."""
 
 import json
+import os
+import time
+from contextlib import closing
+from itertools import groupby
+from types import SimpleNamespace
+
+import pytest
 
 from conftest import wait_for
+from diffsweep.measure import pool
 from diffsweep.measure.pairing import sets_of
 from diffsweep.measure.records import read_resources
+from diffsweep.measure.servers import Launch
 from diffsweep.sweep import sharing
+from diffsweep.sweep.files import digest_file
 from test_benchmark import OK, Job, _servers, spec_of
 
 # --- variants that take turns on the same servers ---
@@ -175,18 +186,135 @@ def test_what_a_killed_run_has_put_aside_is_taken_by_the_next(tmp_path):
     assert "measured before" in jobs["b"].run() and _servers(processes) == 2
 
 
-def test_only_jobs_that_need_the_same_servers_share_them():
+# --- variants that have servers of their own, beside one baseline's ---
+
+
+def engines(folder, behaviours):
+    """Jobs of variants with an artifact each, that does as `behaviours` says, noted as the workflow does it."""
+    processes, jobs = folder / "processes", {}
+    for name, behaviour in behaviours.items():
+        spec = spec_of({"processes": str(processes), **behaviour}, {"processes": str(processes)}, timeout_s=8)
+        spec["variant"] = {**spec["variant"], "name": name}
+        spec["variant_artifact"] = {**spec["variant_artifact"], "name": name}
+        jobs[name] = Job(folder, spec, name=f"{name}/replicate-1", artifact=name)
+        jobs[name].spec = spec
+    note(folder, jobs)
+    return jobs, processes
+
+
+def test_variants_with_servers_of_their_own_share_the_baselines(tmp_path):
+    jobs, processes = engines(tmp_path, {name: {"service_s": [0.01 + place / 100]} for place, name in enumerate("abc")})
+    jobs["b"].run()
+    assert _servers(processes) == 4
+    for name in "ac":
+        assert "measured before" in jobs[name].run()
+    assert _servers(processes) == 4
+    found = {name: job.replicate for name, job in jobs.items()}
+    for place, (name, job) in enumerate(jobs.items()):
+        assert job.outcome["status"] == "ok" and found[name]["turns"] == [name] and found[name]["warmup"] == 2
+        assert found[name]["servers"].keys() == {"variant", "baseline"}
+        assert found[name]["inputs"]["artifact"] == digest_file(job.artifact / "manifest.json")
+        assert all(
+            sum((r.prompt_encode_s, *r.step_s, r.decode_s)) >= 0.01 + place / 100 for r in measured(job, "variant")
+        )
+        assert len(measured(job, "baseline")) == len(measured(job, "variant")) == 4
+        assert {level["level"] for level in found[name]["levels"]} == {1, 2}
+    # The baseline is warm when the second comes, and its requests are each one's own.
+    assert [sum(r.warmup and r.role == "baseline" for r in job.latency) for job in jobs.values()] == [2, 1, 1]
+    assert len({r.sent_unix_s for job in jobs.values() for r in measured(job, "baseline")}) == 3 * 4
+    assert len({found[name]["servers"]["baseline"]["start_s"] for name in "abc"}) == 1
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        {"fault": "exit", "at": 3},  # in warm-up
+        {"fault": "exit", "at": 9},  # under load
+        {"problem": "no such file", "status": "failed"},
+        {"problem": "no such instruction", "status": "unsupported"},
+    ],
+)
+def test_a_server_that_fails_costs_no_variant_on_another_anything(tmp_path, problem):
+    jobs, processes = engines(tmp_path, {"a": {}, "b": problem, "c": {}, "d": {}})
+    assert "goes alone" in jobs["d"].run()
+    assert _servers(processes) == 5  # each once: ours was measured before that was told
+    for name in "ac":
+        assert "measured before" in jobs[name].run()
+    assert {jobs[name].outcome["status"] for name in "acd"} == {"ok"}
+    jobs["b"].run()
+    assert jobs["b"].outcome["status"] == problem.get("status", "failed") and _servers(processes) == 7
+
+
+def test_a_variant_that_hangs_ends_the_others_turns_after_one_time_limit(tmp_path):
+    jobs, processes = engines(tmp_path, {"a": {}, "b": {"fault": "hang", "at": 5}, "c": {}})
+    began_s = time.monotonic()
+    assert "did not end within its time limit of 8 s" in jobs["c"].run()
+    assert time.monotonic() - began_s < 2 * 8 + 8  # a's end began a new limit; then c alone
+    assert jobs["c"].outcome["status"] == "ok" and "measured before" in jobs["a"].run()
+
+
+def test_an_artifact_that_is_not_there_or_failed_is_left_to_its_own_job(tmp_path):
+    jobs, processes = engines(tmp_path, {"a": {}, "b": {}, "c": {}})
+    (jobs["b"].artifact / "manifest.json").unlink()
+    refused = {"status": "failed", "reason": "parity: 3 dB", "stage": "convert", "attempt": 0}
+    (jobs["c"].artifact / "manifest.json").write_text(json.dumps({"outcome": refused}))
+    jobs["a"].run()
+    assert jobs["a"].outcome["status"] == "ok" and _servers(processes) == 2
+    jobs["c"].run()
+    assert jobs["c"].outcome["reason"] == "convert: parity: 3 dB"
+
+
+@pytest.mark.parametrize(("room", "together"), [(True, [2, 2, 1]), (False, [2, 1, 1, 1])])
+def test_servers_start_two_by_two_where_there_is_memory(tmp_path, monkeypatch, room, together):
+    starts, ready = [], []
+
+    def start(launch, _):
+        starts.append((launch.name, len(ready)))
+        return SimpleNamespace(
+            launch=launch, processes=[os.getpid()], check=lambda: None, process=SimpleNamespace(pid=0)
+        )
+
+    monkeypatch.setattr(pool.servers, "start", start)
+    monkeypatch.setattr(pool.servers, "wait_until_ready", lambda server: ready.append(server.launch.name))
+    monkeypatch.setattr(pool.servers, "stop", lambda *_: None)
+    monkeypatch.setattr(pool.monitor, "available_bytes", lambda: 1e12 if room else 0)
+    launches = [Launch(name, "torch", tmp_path, {}, tmp_path) for name in "Babcd"]
+    with closing(pool.Pool([launches[0], launches[0], *launches[1:]], None)) as servers:
+        for launch in launches:
+            assert servers.server(launch).launch is launch
+            servers.server(launches[0])
+    assert [name for name, _ in starts] == list("Babcd")
+    assert [len(list(group)) for _, group in groupby(starts, key=lambda start: start[1])] == together
+
+
+def test_on_a_gpu_only_variants_on_one_server_are_measured_together():
+    spec = spec_of(target={"name": "local", "device": "cuda", "threads": 1})
+    other = {**spec, "variant_artifact": {**spec["variant_artifact"], "precision": "bf16"}}
+    assert sharing.servers_of(spec) != sharing.servers_of(other)
+    assert sharing.servers_of(spec) == sharing.servers_of({**spec, "variant": {**spec["variant"], "steps": 9}})
+
+
+def test_which_jobs_share_which_servers():
     spec = spec_of()
-    same = sharing.servers_of(
-        {**spec, "variant": {**spec["variant"], "name": "other", "steps": 9, "scheduler": "unipc"}}
-    )
-    assert sharing.servers_of(spec) == same == sharing.servers_of({**spec, "attempt": 3, "timeout_s": 1})
-    for changed in (
-        {"replicate": 2},
+    same = sharing.servers_of(spec), sharing.server_of(spec)
+    for alike in (
+        {"variant": {**spec["variant"], "name": "other", "steps": 9, "scheduler": "unipc"}},
+        {"attempt": 3, "timeout_s": 1},
+    ):
+        assert (sharing.servers_of({**spec, **alike}), sharing.server_of({**spec, **alike})) == same, alike
+    for own_server in (
         {"variant_artifact": {**spec["variant_artifact"], "precision": "bf16"}},
         {"variant": {**spec["variant"], "batching": {"max_batch": 4, "max_wait_ms": 5}}},
         {"variant": spec["baseline"]},
+        {"environments": {**spec["environments"], "variant": "openvino"}},
+    ):
+        changed = {**spec, **own_server}
+        assert sharing.servers_of(changed) == same[0] and sharing.server_of(changed) != same[1], own_server
+    for apart in (
+        {"replicate": 2},
+        {"baseline_artifact": {**spec["baseline_artifact"], "precision": "bf16"}},
+        {"environments": {**spec["environments"], "baseline": "openvino"}},
         {"protocol": {**spec["protocol"], "requests": 5}},
         {"prompts": {**spec["prompts"], "digest": "other"}},
     ):
-        assert sharing.servers_of({**spec, **changed}) != same, changed
+        assert sharing.servers_of({**spec, **apart}) != same[0], apart

@@ -6,7 +6,9 @@
 #
 # The document is written last, and is all that Snakemake is told of: with the records it would read and compare three
 # times as many files of a large sweep. scripts/verify checks those.
-# One job is one replicate: fresh servers. It takes all cores, so that nothing else of this workflow runs beside it.
+# One job is one replicate, on fresh servers. The first of those that have one baseline and one number measures all of
+# them, in minutes, and the others find that done (sharing.py). It takes all cores, so that nothing else of this workflow
+# runs beside it.
 
 
 rule benchmark:

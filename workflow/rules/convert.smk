@@ -1,6 +1,9 @@
 # takes  a model (local folder or hub id)
 # makes  results/artifacts/<model>/onnx/manifest.json        the ONNX that ONNX Runtime and OpenVINO start from
 #        results/artifacts/<model>/<artifact>/manifest.json  an engine's files, with parity and census
+#
+# They come before all else that could run (`priority`): the first job that measures takes along the variants whose
+# artifacts are there.
 
 
 rule export_onnx:
@@ -10,6 +13,7 @@ rule export_onnx:
         paths.ONNX_MANIFEST,
     log:
         "results/artifacts/{model}/logs/onnx.log",
+    priority: 1
     resources:
         **on_cluster("export"),
     params:
@@ -32,6 +36,7 @@ rule convert:
         paths.MANIFEST,
     log:
         "results/artifacts/{model}/logs/{artifact}.log",
+    priority: 1
     # Engines spin while their threads wait for each other: two conversions side by side would slow each other tenfold.
     threads: all_cores
     resources:

@@ -14,6 +14,7 @@ rule environment:
         paths.RECEIPT,
     log:
         "results/envs/{environment}-{digest}.log",
+    priority: 1  # before what measures, as what is converted in them
     message:
         "environment {wildcards.environment}"
     shell:

@@ -66,14 +66,22 @@ def server_spec(spec: Mapping, role: str) -> dict:
     return {"model": spec["model"], "artifact": spec[f"{role}_artifact"], "variant": spec[role], "limits": {}}
 
 
-def run_alone(work: Callable[[Mapping], None], stage: str, spec: Mapping, lock: Path) -> tuple[Outcome, dict]:
-    """Run `work` alone on this machine, in a child that may die. The time limit does not count the waiting.
+def run_alone(
+    work: Callable[[Mapping], None],
+    stage: str,
+    spec: Mapping,
+    lock: Path,
+    progress: Callable[[], object] = lambda: None,
+) -> tuple[Outcome, dict]:
+    """Run `work` alone on this machine, in a child that may die. The time limit does not count the waiting, and begins
+    anew with `progress`, as run_supervised has it.
 
     Returns how it ended, and when it began and how long it waited, which `work` is told too.
     """
     with measuring_alone(lock) as waited_s:
         times = {"started_unix_s": time.time(), "lock_wait_s": round(waited_s, 3)}
-        outcome = run_supervised(lambda: work(times), stage=stage, timeout_s=spec["timeout_s"], attempt=spec["attempt"])
+        limits = {key: spec[key] for key in ("timeout_s", "attempt")}
+        outcome = run_supervised(lambda: work(times), stage=stage, progress=progress, **limits)
     return outcome, {**times, "ended_unix_s": time.time()}
 
 

@@ -98,6 +98,12 @@ def _memory_of(pid: int) -> tuple[int, int] | None:
     return (kib["VmRSS"] * 1024, kib["VmHWM"] * 1024) if len(kib) == 2 else None  # a zombie has none
 
 
+def available_bytes() -> int:
+    """Memory that can be taken without swapping, by the kernel's estimate (MemAvailable of proc(5))."""
+    lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+
+
 def machine_cpu_s() -> tuple[float, float]:
     """(busy, stolen by the hypervisor): CPU time of the whole machine since it started."""
     with open("/proc/stat", encoding="ascii") as handle:

@@ -62,10 +62,10 @@ def _start(job: Replicate, launch: Launch) -> None:
     job.enter("start")
     server = servers.start(launch, job.keeper)
     job.sides["variant"] = server
-    for _ in servers.wait_until_ready([server]):
-        ready = {key: value for key, value in server.ready.items() if key not in ("port", "pid")}
-        job.note(servers={server.name: {"start_s": round(server.start_s, 3), **ready}})
-        job.say(f"ready after {server.start_s:.1f} s")
+    servers.wait_until_ready(server)
+    ready = {key: value for key, value in server.ready.items() if key not in ("port", "pid")}
+    job.note(servers={server.name: {"start_s": round(server.start_s, 3), **ready}})
+    job.say(f"ready after {server.start_s:.1f} s")
 
 
 def _unloaded(job: Replicate, bodies: Sequence[bytes], writer: RecordWriter) -> float:

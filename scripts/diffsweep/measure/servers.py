@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -43,7 +43,8 @@ class Launch:
 
 @dataclass
 class Server:
-    """A started server. `ready`: what it wrote into its ready file; `processes`: it and what it started."""
+    """A started server. `ready`: what it wrote into its ready file; `processes`: it and what it started; start_s: from
+    its start until it was ready, first_image_s: that and its first request, None until it has had one."""
 
     launch: Launch
     process: subprocess.Popen
@@ -52,6 +53,7 @@ class Server:
     oom_kills: int | None  # outcomes.oom_kills() before it was started
     start_s: float | None = None
     ready: Mapping | None = None
+    first_image_s: float | None = None
 
     @property
     def name(self) -> str:
@@ -93,8 +95,7 @@ def start(launch: Launch, keeper: Keeper) -> Server:
 
     Call it from a thread that lives as long as the server shall: the kernel's parent is the thread.
     """
-    ready_file = keeper.folder / f"{launch.name}.ready.json"
-    ready_file.unlink(missing_ok=True)  # of a server of that name that has ended
+    ready_file = keeper.folder / f"{launch.name}-{time.monotonic_ns()}.ready.json"
     command = [sys.executable, str(IN_ENV), launch.environment, "python", str(launch.program)]
     options = ["--spec", json.dumps(launch.spec), "--artifact", str(launch.artifact)]
     spawned_s, oom_kills_before = time.monotonic(), oom_kills()
@@ -116,30 +117,22 @@ def _before_exec(parent: int) -> None:
     Path("/proc/self/oom_score_adj").write_text("800", encoding="ascii")
 
 
-def wait_until_ready(servers: Sequence[Server]) -> Iterator[Server]:
-    """Yield each server as it gets ready. Raises Failed, Killed or Unsupported when one of them says so or ends."""
-    waiting = list(servers)
-    poll = select.poll()
-    descriptors = {os.pidfd_open(server.process.pid): server for server in servers}
+def wait_until_ready(server: Server) -> None:
+    """Raises Failed, Killed or Unsupported when it says so or ends."""
+    descriptor, poll = os.pidfd_open(server.process.pid), select.poll()
+    poll.register(descriptor, select.POLLIN)
     try:
-        for descriptor in descriptors:
-            poll.register(descriptor, select.POLLIN)
-        while waiting:
-            ended = poll.poll(READY_POLL_S * 1000)
-            for server in [s for s in waiting if s.ready_file.exists()]:
-                _note_ready(server)
-                waiting.remove(server)
-                yield server
-            for descriptor, _ in ended:
-                descriptors[descriptor].check()
+        while not server.ready_file.exists():
+            if poll.poll(READY_POLL_S * 1000):
+                server.check()
     finally:
-        for descriptor in descriptors:
-            os.close(descriptor)
+        os.close(descriptor)
+    _note_ready(server)
 
 
 def _note_ready(server: Server) -> None:
     ready = read_json(server.ready_file)
-    # By the server's own reading: it may have waited while the other server's first image was made.
+    # By the server's own reading: it may have waited while another one was looked at.
     server.start_s = ready.pop("ready_monotonic_s", time.monotonic()) - server.spawned_s
     server.ready = ready
     problem = ready.get("problem")

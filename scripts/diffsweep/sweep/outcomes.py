@@ -62,8 +62,16 @@ def handed_on(document: dict, before: str, stage: str, attempt: int) -> Outcome 
     return None if upstream.ok else Outcome(upstream.status, f"{before}: {upstream.reason}", stage, attempt)
 
 
-def run_supervised(work: Callable[[], None], *, stage: str, timeout_s: float, attempt: int = 0) -> Outcome:
-    """Run `work` in a forked child and say how it ended; the caller lives on whatever happens to the child.
+def run_supervised(
+    work: Callable[[], None],
+    *,
+    stage: str,
+    timeout_s: float,
+    attempt: int = 0,
+    progress: Callable[[], object] = lambda: None,
+) -> Outcome:
+    """Run `work` in a forked child and say how it ended; the caller lives on whatever happens to the child. When the
+    time limit passes, and `progress()` is no longer what it was, the limit begins anew.
 
     Call it before anything heavy is imported: a fork copies what is loaded, and threads do not survive it. The child
     leads a process group of its own, so that a time-out also ends what it started; the parent sleeps in the kernel.
@@ -82,7 +90,7 @@ def run_supervised(work: Callable[[], None], *, stage: str, timeout_s: float, at
         _run_child(work, write_end, parent)
     os.close(write_end)
     try:
-        status, reason = _wait(child, read_end, timeout_s, oom_kills_before)
+        status, reason = _wait(child, read_end, timeout_s, progress, oom_kills_before)
     finally:
         os.close(read_end)
     if status in AGAIN:
@@ -149,9 +157,11 @@ def describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
 
 
-def _wait(child: int, read_end: int, timeout_s: float, oom_kills_before: int | None) -> tuple[str, str | None]:
+def _wait(
+    child: int, read_end: int, timeout_s: float, progress: Callable[[], object], oom_kills_before: int | None
+) -> tuple[str, str | None]:
     try:
-        message = _read_until_closed(read_end, time.monotonic() + timeout_s)
+        message = _read_until_closed(read_end, timeout_s, progress)
     except SystemExit:
         _kill_group(child)
         os.waitpid(child, 0)
@@ -204,18 +214,23 @@ def _control_group() -> Path:
     return Path("/sys/fs/cgroup", next((line[4:] for line in lines if line.startswith("0::/")), ""))
 
 
-def _read_until_closed(read_end: int, deadline: float) -> bytes | None:
-    """What came through the pipe until the child ended and so closed it; None when the deadline came first.
+def _read_until_closed(read_end: int, timeout_s: float, progress: Callable[[], object]) -> bytes | None:
+    """What came through the pipe until the child ended and so closed it; None when the time limit passed first, and
+    nothing had become of `progress()` since it began.
 
     Raises SystemExit when the workflow ended first.
     """
     ending = workflow.descriptor()
     message = b""
+    began_s, seen = time.monotonic(), progress()
     while True:
-        left_s = deadline - time.monotonic()
+        left_s = began_s + timeout_s - time.monotonic()
         readable, _, _ = select.select([read_end] if ending is None else [read_end, ending], [], [], max(left_s, 0))
         if not readable:
-            return None
+            before, began_s, seen = seen, time.monotonic(), progress()
+            if seen == before:
+                return None
+            continue
         if ending in readable:
             sys.exit(workflow.GONE)
         data = os.read(read_end, 65536)

@@ -1,9 +1,9 @@
-"""Variants that differ only in what a request carries (steps, scheduler, guidance) share the start of what runs them,
-and all that have one baseline share the start of what scores their images.
+"""Variants that have one baseline share the start of its server, and of what scores their images; those that differ
+only in what a request carries (steps, scheduler, guidance) share the start of what runs them, too.
 
 Snakemake has a job for each replicate of each variant, one for its images and one for their scores, so that a variant
 that is added or changed is the only one measured. Before the jobs run, the workflow notes which of them need the same
-servers, the same loaded pipeline, or the same baseline's scores. The first of those jobs does the work of all of them,
+server, the same loaded pipeline, or the same baseline's scores. The first of those jobs does the work of all of them,
 and puts the others' results aside; each of the other jobs takes its own from there. A job that finds nothing of its own
 does it itself.
 
@@ -29,13 +29,25 @@ FOLDER = Path(".snakemake/diffsweep/shared")
 LIMITS = ("timeout_s", "request_timeout_s")  # in what a job is told, not in what it is noted by
 
 
-def servers_of(spec: Mapping) -> str:
-    """A digest of what decides which servers a replicate needs, and how it is measured on them.
+def server_of(spec: Mapping) -> str:
+    """A digest of what decides which server a variant's replicate needs beside the baseline's.
 
-    The baseline against itself needs two of its own, so it shares with nobody.
+    The baseline against itself needs one of its own, so it shares that with nobody.
     """
     variant, baseline = spec["variant"], spec["baseline"]
-    return data_digest([_needed(spec), variant.get("batching"), variant["name"] == baseline["name"]])
+    itself = variant["name"] == baseline["name"]
+    return data_digest([spec["variant_artifact"], spec["environments"]["variant"], variant.get("batching"), itself])
+
+
+def servers_of(spec: Mapping) -> str:
+    """A digest of what decides with which others a replicate is measured: those that have its baseline.
+
+    On a GPU they must need the same server, too: there the models of other servers would take memory from the one under
+    load.
+    """
+    needed = {key: value for key, value in _needed(spec).items() if key not in ("variant_artifact", "environments")}
+    own = None if spec["target"]["device"] == "cpu" else server_of(spec)
+    return data_digest([needed, spec["environments"]["baseline"], own])
 
 
 def settings_of(spec: Mapping) -> str:
