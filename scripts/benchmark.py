@@ -20,6 +20,7 @@ from diffsweep.measure.keeper import Keeper
 from diffsweep.measure.pairing import Prompt, plan_requests
 from diffsweep.measure.replicate import Turn, measure
 from diffsweep.measure.servers import Launch, build_environments
+from diffsweep.sweep.environments import environment_path
 from diffsweep.sweep.files import digest_file
 from diffsweep.sweep.options import read_spec
 from diffsweep.sweep.outcomes import Outcome
@@ -45,8 +46,7 @@ def main() -> None:
         others = []
         if refused is None:
             others = measurable_others(shared, spec, options)
-            told = [spec, *(other.spec for other, _ in others)]
-            build_environments([name for each in told for name in each["environments"].values()])
+            build_environments(list(spec["environments"].values()))
     except (OSError, ValueError, KeyError, subprocess.CalledProcessError) as error:
         sys.exit(f"{STAGE}: {type(error).__name__}: {error}")
     with closing(Keeper()) as keeper:
@@ -84,14 +84,15 @@ def inputs_of(spec: Mapping, artifact: Path, baseline_artifact: Path) -> dict:
 
 
 def measurable_others(shared: Shared, spec: Mapping, options: argparse.Namespace) -> list[tuple[Job, Path]]:
-    """The jobs to be measured together with ours, each with its artifact's folder: those whose artifact is there and
-    may be measured. The others' own jobs say what is wrong with it."""
+    """The jobs to be measured together with ours, each with its artifact's folder: those whose artifact and environment
+    are there, and that may be measured. What is wrong with another is told by its own job."""
     found = []
     for other in shared.others():
         artifact = options.artifact
         if other.spec["variant_artifact"] != spec["variant_artifact"]:
             artifact = artifact.with_name(other.spec["variant_artifact"]["name"])
-        if (artifact / job.MANIFEST).exists() and refusal(other.spec, artifact, options.baseline_artifact) is None:
+        there = (artifact / job.MANIFEST).exists() and environment_path(other.spec["environments"]["variant"]).exists()
+        if there and refusal(other.spec, artifact, options.baseline_artifact) is None:
             found.append((other, artifact))
     return found
 
@@ -113,6 +114,10 @@ class Part(Work):
         self._notes.unlink(missing_ok=True)
         self._growing = job.open_partial(self.out, *RECORDS)
 
+    @property
+    def begun(self) -> bool:
+        return self._notes.exists()
+
     def turn(self, launch: Launch, prompts: Sequence[Prompt]) -> Turn:
         counts = {key: self.spec["protocol"][key] for key in ("warmup", "requests", "block")}
         requests = plan_requests(prompts, replicate=self.spec["replicate"], **counts)
@@ -125,8 +130,8 @@ class Part(Work):
 
 
 def in_turn(parts: Sequence[Part]) -> list[Part]:
-    """The order of variants, those on one server side by side. In each replicate other servers, and on each server
-    another variant, begin, so that each has had a cold start, and none always comes late."""
+    """The order of variants, those on one server side by side. In each replicate another server, and on each server
+    another variant, begins: none always comes late."""
     groups = by_server(sorted(parts, key=lambda part: part.known["variant"])).values()
     turned = [rotated(group, parts[0].spec["replicate"] - 1) for group in groups]
     return [part for group in rotated(turned, parts[0].spec["replicate"] - 1) for part in group]
@@ -149,7 +154,7 @@ def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     job.add_options(parser)
     parser.add_argument("--baseline-artifact", required=True, type=Path, help="the baseline's artifact folder")
-    text = f"where it is noted which jobs share servers (default: {FOLDER})"
+    text = f"where it is noted which jobs share the baseline's server (default: {FOLDER})"
     parser.add_argument("--shared", type=Path, default=FOLDER, help=text)
     return parser.parse_args()
 
@@ -170,7 +175,7 @@ def supervise(parts: Sequence[Part], prompts: Sequence[Prompt], keeper: Keeper, 
     """Measure the parts together, and nothing beside them on this machine, in a child that may die. Each that ends well
     is finished there and then, whatever becomes of the others.
 
-    The time limit is that of all that take turns on one server; it begins anew where a part has ended meanwhile.
+    The time limit is that of all that take turns on one server; it begins anew where a part began or ended meanwhile.
     """
     spec, run = parts[0].spec, parts[0].known["run"]
     groups = by_server(parts)
@@ -190,10 +195,10 @@ def supervise(parts: Sequence[Part], prompts: Sequence[Prompt], keeper: Keeper, 
             part.known |= times
         measure([part.turn(launches[server_of(part.spec)], prompts) for part in parts], baseline, run, keeper)
 
-    def ended() -> int:
-        return sum(part.finished for part in parts)
+    def progress() -> int:
+        return sum(part.begun + part.finished for part in parts)
 
-    outcome, times = job.run_alone(work, STAGE, {**spec, "timeout_s": limit_s}, options.lock, ended)
+    outcome, times = job.run_alone(work, STAGE, {**spec, "timeout_s": limit_s}, options.lock, progress)
     for part in parts:
         part.known |= times
     return outcome

@@ -138,12 +138,12 @@ def test_payback_is_found_from_results_of_known_truth(tmp_path):
 
 
 def test_a_cold_start_is_one_of_a_server_that_the_variant_was_first_on():
-    def replicate(turns: list[str], start_s: float, first_image_s: float) -> Replicate:
-        server = {"start_s": start_s, "first_image_s": first_image_s}
-        return Replicate(1, {"variant": "a", "turns": turns, "servers": {"variant": server}}, [], [])
+    def replicate(first: str, start_s: float, first_image_s: float) -> Replicate:
+        server = {"start_s": start_s, "first_image_s": first_image_s, "first_image_of": first}
+        return Replicate(1, {"variant": "a", "servers": {"variant": server}}, [], [])
 
-    shared = replicate(["b", "a"], 7.0, 8.0)  # its first image was b's
-    both = [shared, replicate(["a", "b"], 3.0, 4.0)]
+    shared = replicate("b", 7.0, 8.0)
+    both = [shared, replicate("a", 3.0, 4.0)]
     assert [economy.cold_start_s(both, until) for until in ("start_s", "first_image_s")] == [3.0, 4.0]
     assert [economy.cold_start_s([shared], until) for until in ("start_s", "first_image_s")] == [7.0, 8.0]
 

@@ -274,7 +274,7 @@ def test_servers_number_gpus_as_nvml_does(monkeypatch, tmp_path):
     keeper = SimpleNamespace(folder=tmp_path, watch=lambda _: None, forget=lambda _: None)
     server = servers.start(servers.Launch("variant", "torch", program, {}, tmp_path), keeper)
     try:
-        servers.wait_until_ready(server)
+        servers.wait_until_ready(server, 60)
         assert server.ready["order"] == "PCI_BUS_ID"
     finally:
         servers.stop([server], keeper)

@@ -106,6 +106,8 @@ def test_variants_may_share_the_baselines_own_server(tmp_path):
     assert _servers(processes) == 1
     for steps, job in enumerate(jobs.values(), start=2):
         assert job.outcome["status"] == "ok" and job.replicate["shared_server"]
+        assert job.replicate["servers"].keys() == {"variant"} and job.replicate["servers"]["variant"]["cpu_s"] >= 0
+        assert job.replicate["servers"]["variant"]["first_image_of"] == "a"
         assert {len(r.step_s) for r in measured(job, "variant")} == {steps}
         assert {len(r.step_s) for r in measured(job, "baseline")} == {4}
         assert {level["level"] for level in job.replicate["levels"]} == {1, 2}
@@ -189,11 +191,12 @@ def test_what_a_killed_run_has_put_aside_is_taken_by_the_next(tmp_path):
 # --- variants that have servers of their own, beside one baseline's ---
 
 
-def engines(folder, behaviours):
+def engines(folder, behaviours, baseline=None):
     """Jobs of variants with an artifact each, that does as `behaviours` says, noted as the workflow does it."""
     processes, jobs = folder / "processes", {}
     for name, behaviour in behaviours.items():
-        spec = spec_of({"processes": str(processes), **behaviour}, {"processes": str(processes)}, timeout_s=8)
+        noted = {"processes": str(processes)}
+        spec = spec_of({**noted, **behaviour}, {**noted, **(baseline or {})}, timeout_s=8)
         spec["variant"] = {**spec["variant"], "name": name}
         spec["variant_artifact"] = {**spec["variant_artifact"], "name": name}
         jobs[name] = Job(folder, spec, name=f"{name}/replicate-1", artifact=name)
@@ -237,12 +240,20 @@ def test_variants_with_servers_of_their_own_share_the_baselines(tmp_path):
 def test_a_server_that_fails_costs_no_variant_on_another_anything(tmp_path, problem):
     jobs, processes = engines(tmp_path, {"a": {}, "b": problem, "c": {}, "d": {}})
     assert "goes alone" in jobs["d"].run()
-    assert _servers(processes) == 5  # each once: ours was measured before that was told
+    assert _servers(processes) == 6  # each once, and the baseline's anew after that; ours was measured
     for name in "ac":
         assert "measured before" in jobs[name].run()
     assert {jobs[name].outcome["status"] for name in "acd"} == {"ok"}
     jobs["b"].run()
-    assert jobs["b"].outcome["status"] == problem.get("status", "failed") and _servers(processes) == 7
+    assert jobs["b"].outcome["status"] == problem.get("status", "failed") and _servers(processes) == 8
+
+
+def test_a_baseline_that_falls_is_started_anew_for_the_next_variant(tmp_path):
+    jobs, processes = engines(tmp_path, {"a": {}, "b": {}, "c": {}}, {"fault": "exit", "at": 9})  # b's third
+    assert "goes alone" in jobs["c"].run()
+    assert "measured before" in jobs["a"].run() and _servers(processes) == 5
+    jobs["b"].run()
+    assert {job.outcome["status"] for job in jobs.values()} == {"ok"} and _servers(processes) == 7
 
 
 def test_a_variant_that_hangs_ends_the_others_turns_after_one_time_limit(tmp_path):
@@ -275,11 +286,11 @@ def test_servers_start_two_by_two_where_there_is_memory(tmp_path, monkeypatch, r
         )
 
     monkeypatch.setattr(pool.servers, "start", start)
-    monkeypatch.setattr(pool.servers, "wait_until_ready", lambda server: ready.append(server.launch.name))
+    monkeypatch.setattr(pool.servers, "wait_until_ready", lambda server, _: ready.append(server.launch.name))
     monkeypatch.setattr(pool.servers, "stop", lambda *_: None)
     monkeypatch.setattr(pool.monitor, "available_bytes", lambda: 1e12 if room else 0)
     launches = [Launch(name, "torch", tmp_path, {}, tmp_path) for name in "Babcd"]
-    with closing(pool.Pool([launches[0], launches[0], *launches[1:]], None)) as servers:
+    with closing(pool.Pool([launches[0], launches[0], *launches[1:]], None, 60)) as servers:
         for launch in launches:
             assert servers.server(launch).launch is launch
             servers.server(launches[0])
@@ -290,18 +301,18 @@ def test_servers_start_two_by_two_where_there_is_memory(tmp_path, monkeypatch, r
 def test_on_a_gpu_only_variants_on_one_server_are_measured_together():
     spec = spec_of(target={"name": "local", "device": "cuda", "threads": 1})
     other = {**spec, "variant_artifact": {**spec["variant_artifact"], "precision": "bf16"}}
-    assert sharing.servers_of(spec) != sharing.servers_of(other)
-    assert sharing.servers_of(spec) == sharing.servers_of({**spec, "variant": {**spec["variant"], "steps": 9}})
+    assert sharing.baseline_of(spec) != sharing.baseline_of(other)
+    assert sharing.baseline_of(spec) == sharing.baseline_of({**spec, "variant": {**spec["variant"], "steps": 9}})
 
 
 def test_which_jobs_share_which_servers():
     spec = spec_of()
-    same = sharing.servers_of(spec), sharing.server_of(spec)
+    same = sharing.baseline_of(spec), sharing.server_of(spec)
     for alike in (
         {"variant": {**spec["variant"], "name": "other", "steps": 9, "scheduler": "unipc"}},
         {"attempt": 3, "timeout_s": 1},
     ):
-        assert (sharing.servers_of({**spec, **alike}), sharing.server_of({**spec, **alike})) == same, alike
+        assert (sharing.baseline_of({**spec, **alike}), sharing.server_of({**spec, **alike})) == same, alike
     for own_server in (
         {"variant_artifact": {**spec["variant_artifact"], "precision": "bf16"}},
         {"variant": {**spec["variant"], "batching": {"max_batch": 4, "max_wait_ms": 5}}},
@@ -309,7 +320,7 @@ def test_which_jobs_share_which_servers():
         {"environments": {**spec["environments"], "variant": "openvino"}},
     ):
         changed = {**spec, **own_server}
-        assert sharing.servers_of(changed) == same[0] and sharing.server_of(changed) != same[1], own_server
+        assert sharing.baseline_of(changed) == same[0] and sharing.server_of(changed) != same[1], own_server
     for apart in (
         {"replicate": 2},
         {"baseline_artifact": {**spec["baseline_artifact"], "precision": "bf16"}},
@@ -317,4 +328,4 @@ def test_which_jobs_share_which_servers():
         {"protocol": {**spec["protocol"], "requests": 5}},
         {"prompts": {**spec["prompts"], "digest": "other"}},
     ):
-        assert sharing.servers_of({**spec, **apart}) != same[0], apart
+        assert sharing.baseline_of({**spec, **apart}) != same[0], apart

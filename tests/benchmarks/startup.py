@@ -65,7 +65,7 @@ def start_once(launch: Launch, keeper: Keeper) -> tuple[float, float]:
     """Seconds from the start of the process until the server is ready, and until its first image is there."""
     server = servers.start(launch, keeper)
     try:
-        servers.wait_until_ready(server)
+        servers.wait_until_ready(server, TIMEOUT_S)
         with closing(Client(server.ready["port"], TIMEOUT_S)) as client:
             reply = client.generate(request_body(launch.spec["model"], launch.spec["variant"], PROMPT, seed=1))
         if reply.error:

@@ -37,8 +37,9 @@ def cold_start_s(replicates: Sequence[Replicate], until: str = "first_image_s") 
     Where variants took turns on a server, the first of them had the cold start; those replicates count. A variant that
     never went first has that of the server, whose first image another one asked for.
     """
-    own = [r for r in replicates if r.notes.get("turns", [r.notes.get("variant")])[:1] == [r.notes.get("variant")]]
-    servers = [r.notes.get("servers", {}).get("variant") or {} for r in own or replicates]
+    found = [(r.notes.get("variant"), r.notes.get("servers", {}).get("variant") or {}) for r in replicates]
+    own = [server for variant, server in found if server.get("first_image_of", variant) == variant]
+    servers = own or [server for _, server in found]
     return max((s for server in servers if (s := server.get(until))), default=None)
 
 

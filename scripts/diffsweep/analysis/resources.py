@@ -1,7 +1,7 @@
 """What a variant used, as columns of the summary: from samples (resources.jsonl) and counters, energy included.
 
 All of it is told of the sustained load level, the operating point of throughput and cost, where the variant's server is
-alone on the machine and busy; the resident memory of all the time that the server was watched. Pure.
+busy and nothing else at work; the resident memory of all the time that the server was watched. Pure.
 """
 
 import math

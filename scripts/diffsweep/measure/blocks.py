@@ -183,7 +183,8 @@ def _run_block(
 ) -> tuple[list[float], dict]:
     """One block's end-to-end times, and what replicate.json says of it."""
     number, role, requests = block
-    others = [pid for name, pids in watched.items() if name != variants[0].replicate.sides[role].name for pid in pids]
+    own = variants[0].replicate.name_of(role)
+    others = [pid for name, pids in watched.items() if name != own for pid in pids]
     settled_s = monitor.wait_until_idle(others) if others else 0.0
     began_unix_s, before = time.time(), monitor.usage(watched)
     times_s = [ask(variants, request, attempt).e2e_s for request in requests]

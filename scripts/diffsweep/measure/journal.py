@@ -13,7 +13,7 @@ from diffsweep.measure import monitor
 from diffsweep.measure.clients import Client, request_body
 from diffsweep.measure.gpu import Device
 from diffsweep.measure.keeper import Keeper
-from diffsweep.measure.pairing import Planned
+from diffsweep.measure.pairing import ROLES, Planned
 from diffsweep.measure.records import SCHEMA
 from diffsweep.measure.servers import Server
 from diffsweep.sweep.files import write_json
@@ -59,8 +59,17 @@ class Replicate:
     phase_began_s: float = field(default_factory=time.perf_counter)
 
     @property
-    def servers(self) -> list[Server]:
-        return list({id(server): server for server in self.sides.values()}.values())
+    def servers(self) -> dict[str, Server]:
+        """By the name that they are watched and noted under: their role; one of both is the variant's."""
+        named = {self.name_of(role): server for role, server in self.sides.items()}
+        return {name: named[name] for name in ROLES if name in named}
+
+    def name_of(self, role: str) -> str:
+        return "variant" if self.sides[role] is self.sides.get("variant") else role
+
+    def watch(self) -> dict[str, list[int]]:
+        """Their processes, by name."""
+        return {name: server.processes for name, server in self.servers.items()}
 
     def note(self, **news: Any) -> None:
         self.notes.update(news)

@@ -33,7 +33,7 @@ def run_load(replicate: Replicate, requests: Sequence[Planned], capacity: Record
     """All load levels against the variant's server, by its measured requests. Raises Failed."""
     replicate.enter("capacity")
     bodies = [replicate.body_of(r) for r in requests if r.role == "variant" and not r.warmup]
-    watched = {server.name: server.processes for server in replicate.servers}
+    watched = replicate.watch()
     while True:
         level, ended = next_level(replicate.spec["protocol"], replicate.notes.get("levels", ()))
         if level is None:
@@ -91,14 +91,15 @@ def connected(server: Server, count: int, timeout_s: float) -> Iterator[list[Cli
     clients = [Client(server.ready["port"], timeout_s) for _ in range(count)]
     try:
         for client in clients:
-            _connect(client, server)
+            connect(client, server)
         yield clients
     finally:
         for client in clients:
             client.close()
 
 
-def _connect(client: Client, server: Server) -> None:
+def connect(client: Client, server: Server) -> None:
+    """Open the connection now. Raises Failed when the server takes none."""
     try:
         client.connect()
     except OSError as error:
@@ -129,10 +130,10 @@ def _run_level(
     for completion in completions:
         capacity.append(capacity_record(replicate.identity, level, completion, attempt))
     details = [f"{c.error}: {c.detail}" for c in completions if c.error is not None]
-    memory = monitor.memory_bytes(watched[server.name])
+    memory = monitor.memory_bytes(watched["variant"])
     first_error = details[0] if details else None
     known = {"attempt": attempt, "started_unix_s": started_unix_s, **used, **memory, "first_error": first_error}
-    cores = used["servers_cpu_s"][server.name] / used["elapsed_s"]
+    cores = used["servers_cpu_s"]["variant"] / used["elapsed_s"]
     note = {**summarise_level(level, completions), "server_cpu_cores": round(cores, 3), **known}
     replicate.note_usage(watched)
     replicate.note(levels=[*replicate.notes.get("levels", ()), note])

@@ -47,7 +47,7 @@ def measure_arrivals(
             _search(job, bodies, limits, writer)
     finally:
         job.enter("stop")
-        servers.stop(job.servers, keeper)
+        servers.stop(list(job.servers.values()), keeper)
         job.enter("done")
         job.note(host={**job.notes["host"], "after": host.state(device)})
 
@@ -62,7 +62,7 @@ def _start(job: Replicate, launch: Launch) -> None:
     job.enter("start")
     server = servers.start(launch, job.keeper)
     job.sides["variant"] = server
-    servers.wait_until_ready(server)
+    servers.wait_until_ready(server, job.spec["timeout_s"])
     ready = {key: value for key, value in server.ready.items() if key not in ("port", "pid")}
     job.note(servers={server.name: {"start_s": round(server.start_s, 3), **ready}})
     job.say(f"ready after {server.start_s:.1f} s")

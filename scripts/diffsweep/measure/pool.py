@@ -14,11 +14,12 @@ from diffsweep.sweep.outcomes import Failed, Unsupported
 
 
 class Pool:
-    """launches: all that `server` is going to be asked for, in that order."""
+    """launches: all that `server` is going to be asked for, in the order in which each is needed first; timeout_s:
+    until one must be ready."""
 
-    def __init__(self, launches: Sequence[Launch], keeper: Keeper) -> None:
+    def __init__(self, launches: Sequence[Launch], keeper: Keeper, timeout_s: float) -> None:
         self._waiting = list({id(launch): launch for launch in launches}.values())
-        self._keeper = keeper
+        self._keeper, self._timeout_s = keeper, timeout_s
         self._servers: dict[int, Server] = {}
         self._problems: dict[int, Exception] = {}
 
@@ -40,9 +41,10 @@ class Pool:
             self._servers[id(each)] = servers.start(each, self._keeper)
         for each in (launch, *ahead):
             try:
-                servers.wait_until_ready(self._servers[id(each)])
-            except (Failed, Unsupported) as problem:  # of the one alone that has it
+                servers.wait_until_ready(self._servers[id(each)], self._timeout_s)
+            except (Failed, Unsupported) as problem:  # of those alone that need it
                 self._problems[id(each)] = problem
+                self.stop(each)
 
     def _has_room(self) -> bool:
         """Whether there is memory for one server more than is needed now: twice the largest, since requests take some,
@@ -55,7 +57,12 @@ class Pool:
         stopping = [self._servers.pop(id(launch)) for launch in launches if id(launch) in self._servers]
         servers.stop(stopping, self._keeper)
 
+    def renew(self, launch: Launch) -> None:
+        """Have a server that may have taken harm started anew when it is asked for; not one that did not start."""
+        if id(launch) in self._servers:
+            self.stop(launch)
+            self._waiting = [launch, *self._waiting]
+
     def close(self) -> None:
-        self._waiting = []
         servers.stop(list(self._servers.values()), self._keeper)
         self._servers = {}

@@ -18,7 +18,7 @@ from diffsweep.measure.clients import Client
 from diffsweep.measure.counters import PackageEnergy
 from diffsweep.measure.journal import Files, Replicate, identity
 from diffsweep.measure.keeper import Keeper
-from diffsweep.measure.load import run_load
+from diffsweep.measure.load import connect, run_load
 from diffsweep.measure.pairing import ROLES, Planned, first_role, sets_of
 from diffsweep.measure.pool import Pool
 from diffsweep.measure.records import RecordWriter
@@ -55,7 +55,8 @@ class Bench:
 def measure(turns: Sequence[Turn], baseline: Launch, run: str, keeper: Keeper) -> None:
     """Measure one replicate of each of the turns' variants, in order. Those on one server stand side by side.
 
-    Where one server's turns fail, the others are measured all the same; then that is raised: Failed or Unsupported.
+    Where one server's turns fail, the others are measured all the same, beside a new server of the baseline; then that
+    is raised: Failed or Unsupported.
 
     Two keys that a spec may have: `sampling_hz` is how often a second the sampler looks, `repeated_share` how many of
     the pairs of blocks may be measured again when they were disturbed; 0 switches either off, and the one repeat of a
@@ -63,13 +64,14 @@ def measure(turns: Sequence[Turn], baseline: Launch, run: str, keeper: Keeper) -
     """
     groups = [list(group) for _, group in groupby(turns, key=lambda turn: id(turn.launch))]
     problems: list[Exception] = []
-    with closing(Pool([baseline, *(turn.launch for turn in turns)], keeper)) as pool:
+    with closing(Pool([baseline, *(turn.launch for turn in turns)], keeper, turns[0].spec["timeout_s"])) as pool:
         bench = Bench(pool, baseline, keeper, gpu.open_device(), PackageEnergy(), run)
         for group in groups:
             try:
                 _measure_on_one_server(group, bench, last=group is groups[-1])
             except (Failed, Unsupported) as problem:
                 problems.append(problem)
+                pool.renew(baseline)
             if group[0].launch is not baseline:
                 pool.stop(group[0].launch)
     if problems:
@@ -118,7 +120,7 @@ def _measure_together(turns: Sequence[Turn], replicates: Sequence[Replicate], be
         for role, launch in (("baseline", bench.baseline), ("variant", turns[0].launch)):
             first.sides[role] = bench.pool.server(launch)
         _warm_up(variants)
-        watched = {server.name: server.processes for server in first.servers}
+        watched = first.watch()
         with _sampled(replicates, watched, bench.energy) as samples:
             run_blocks(variants, samples, watched)
         for replicate in replicates:
@@ -128,7 +130,7 @@ def _measure_together(turns: Sequence[Turn], replicates: Sequence[Replicate], be
             del first.sides["baseline"]
             bench.pool.stop(bench.baseline)
         for turn, replicate, end in zip(turns, replicates, ends, strict=True):
-            watched = {server.name: server.processes for server in replicate.servers}
+            watched = replicate.watch()
             with (
                 RecordWriter(replicate.files.capacity) as capacity,
                 _sampled([replicate], watched, bench.energy) as samples,
@@ -186,24 +188,23 @@ def _warm_up(variants: Sequence[Paired]) -> None:
     servers, only what a variant's own settings need is new to them."""
     first, *others = variants
     replicate = first.replicate
-    new = [server for server in replicate.servers if server.first_image_s is None]
+    new = {name: server for name, server in replicate.servers.items() if server.first_image_s is None}
     if new:
-        replicate.say("ready after " + ", ".join(f"{s.start_s:.1f} s ({s.name})" for s in new))
+        replicate.say("ready after " + ", ".join(f"{server.start_s:.1f} s ({name})" for name, server in new.items()))
     replicate.enter("warmup")
-    for server in replicate.servers:
+    for name, server in replicate.servers.items():
         client = Client(server.ready["port"], replicate.spec["request_timeout_s"])
-        client.connect()
-        for role in (r for r in ROLES if replicate.sides[r] is server):
+        connect(client, server)
+        for role in (r for r in ROLES if replicate.name_of(r) == name):
             replicate.clients[role] = client
             took_s = ask([first], _warmups(first, role)[0]).e2e_s
             if server.first_image_s is None:
-                server.first_image_s = server.start_s + took_s
+                server.first_image_s, server.first_image_of = server.start_s + took_s, replicate.spec[role]["name"]
+    starts = {name: _describe_start(server) for name, server in replicate.servers.items()}
     for variant in variants:
-        count = len(_warmups(variant, "variant")) if variant is first and replicate.sides["variant"] in new else 1
-        variant.replicate.note(
-            warmup=count, servers={server.name: _describe_start(server) for server in replicate.servers}
-        )
-    for request in (r for role in ROLES if replicate.sides[role] in new for r in _warmups(first, role)[1:]):
+        count = len(_warmups(variant, "variant")) if variant is first and "variant" in new else 1
+        variant.replicate.note(warmup=count, servers=starts)
+    for request in (r for role in ROLES if replicate.name_of(role) in new for r in _warmups(first, role)[1:]):
         ask([first], request)
     replicate.enter("turn")
     for variant in others:
@@ -219,7 +220,8 @@ def _warmups(variant: Paired, role: str) -> list[Planned]:
 def _describe_start(server: Server) -> dict:
     """start_s: from the start of the process until it accepted requests; first_image_s: and the first request."""
     ready = {key: value for key, value in server.ready.items() if key not in ("port", "pid")}
-    return {"start_s": round(server.start_s, 3), "first_image_s": round(server.first_image_s, 3), **ready}
+    times = {"start_s": round(server.start_s, 3), "first_image_s": round(server.first_image_s, 3)}
+    return {**times, "first_image_of": server.first_image_of, **ready}
 
 
 def _disconnect(clients: dict[str, Client]) -> None:

@@ -32,7 +32,7 @@ ENDING_S = 1.0
 
 @dataclass(frozen=True)
 class Launch:
-    """How a server is started. name: for messages, "variant" or "baseline"."""
+    """How a server is started. name: in messages, the role that it is started for, "variant" or "baseline"."""
 
     name: str
     environment: str
@@ -44,7 +44,8 @@ class Launch:
 @dataclass
 class Server:
     """A started server. `ready`: what it wrote into its ready file; `processes`: it and what it started; start_s: from
-    its start until it was ready, first_image_s: that and its first request, None until it has had one."""
+    its start until it was ready, first_image_s: that and its first request, first_image_of: the variant that made it;
+    None until it has had one."""
 
     launch: Launch
     process: subprocess.Popen
@@ -54,6 +55,7 @@ class Server:
     start_s: float | None = None
     ready: Mapping | None = None
     first_image_s: float | None = None
+    first_image_of: str | None = None
 
     @property
     def name(self) -> str:
@@ -117,13 +119,16 @@ def _before_exec(parent: int) -> None:
     Path("/proc/self/oom_score_adj").write_text("800", encoding="ascii")
 
 
-def wait_until_ready(server: Server) -> None:
-    """Raises Failed, Killed or Unsupported when it says so or ends."""
+def wait_until_ready(server: Server, timeout_s: float) -> None:
+    """Raises Failed, Killed or Unsupported when it says so, ends, or does neither in `timeout_s`."""
     descriptor, poll = os.pidfd_open(server.process.pid), select.poll()
     poll.register(descriptor, select.POLLIN)
+    deadline_s = time.monotonic() + timeout_s
     try:
         while not server.ready_file.exists():
-            if poll.poll(READY_POLL_S * 1000):
+            if time.monotonic() > deadline_s:
+                raise Failed(f"the {server.name}'s server did not get ready within {timeout_s:g} s")
+            if poll.poll(READY_POLL_S * 1000) and not server.ready_file.exists():
                 server.check()
     finally:
         os.close(descriptor)

@@ -63,10 +63,10 @@ def _latency(plan: Mapping) -> str:
         {words.count(p["block"], "request")}, with the same prompts and seeds on both sides: {replicates} ×
         {p["requests"]} = {total} measured requests a variant, {p["distinct_prompts"]} prompts; the baseline against
         itself in {words.count(aa, "replicate")}. A replicate is a fresh start of the servers; on one machine (not on a
-        cluster), variants take turns beside one start of the baseline's, each on its own server (on a GPU each has its
-        own baseline's, too). Those that differ only in what a request carries (steps, scheduler, guidance) take turns on
+        cluster), variants take turns beside one start of the baseline's, each on its own server (on a GPU each beside a
+        start of its own). Those that differ only in what a request carries (steps, scheduler, guidance) take turns on
         one server, A B C D, D C B A: up to {SHARERS} share the requests to the baseline. The first {p["warmup"]}
-        requests to a server are warm-up and are not counted, and one of each further variant's to a warm one.
+        requests to a server are warm-up and are not counted; on a warm one it is one for each variant and side.
         Jobs had the machine to themselves. End to end is the client's time from sending to the last byte.
     """)
 

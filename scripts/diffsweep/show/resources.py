@@ -55,8 +55,8 @@ def section(cell: Cell) -> dict:
     return {
         "table": table.table(cell.rows, known, f"Resources and energy of {cell.name}"),
         "notes": [
-            "At the sustained load, with the variant's server alone on the machine and busy; memory: of all the time "
-            "that it was watched. Sampled from outside of the server.",
+            "At the sustained load, with the variant's server busy and nothing else at work (idle servers may be in "
+            "memory beside it); memory: of all the time that it was watched. Sampled from outside of the server.",
             *([f"n/a: {', '.join(absent)}. {reasons(cell.rows)}"] if absent else []),
             *energy_notes(cell.rows),
         ],

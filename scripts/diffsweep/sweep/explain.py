@@ -71,10 +71,15 @@ def _duration_s(last: Any) -> float | None:
 def took_s(path: str) -> float | None:
     """How long the replicate or the images at `path` took, by their own document; None where that does not say.
 
-    Of jobs that share servers or a pipeline (sweep/sharing.py), Snakemake has all of the time in the first.
+    Of jobs that share servers or a pipeline (sweep/sharing.py), Snakemake has all of the time in the first. A replicate
+    tells it phase by phase; its servers, which others may have had started, it would start itself.
     """
-    told = _document(path).get("seconds")
-    return sum(told.values()) if isinstance(told, dict) else told  # a replicate tells it phase by phase
+    document = _document(path)
+    told = document.get("seconds")
+    if not isinstance(told, dict):
+        return told
+    starts_s = [server.get("start_s", 0.0) for server in document.get("servers", {}).values()]
+    return sum(told.values()) - told.get("start", 0.0) + max(starts_s, default=told.get("start", 0.0))
 
 
 def _document(path: str) -> dict:

@@ -3,9 +3,9 @@ only in what a request carries (steps, scheduler, guidance) share the start of w
 
 Snakemake has a job for each replicate of each variant, one for its images and one for their scores, so that a variant
 that is added or changed is the only one measured. Before the jobs run, the workflow notes which of them need the same
-server, the same loaded pipeline, or the same baseline's scores. The first of those jobs does the work of all of them,
-and puts the others' results aside; each of the other jobs takes its own from there. A job that finds nothing of its own
-does it itself.
+baseline's server, the same loaded pipeline, or the same baseline's scores. The first of those jobs does the work of all
+of them, and puts the others' results aside; each of the other jobs takes its own from there. A job that finds nothing
+of its own does it itself.
 
 Paths are relative to the folder that Snakemake works in. What is put aside is named by all that Snakemake looks at to
 decide whether a job is done again, so that what a killed run has left is either what the next one wants or nothing.
@@ -39,11 +39,11 @@ def server_of(spec: Mapping) -> str:
     return data_digest([spec["variant_artifact"], spec["environments"]["variant"], variant.get("batching"), itself])
 
 
-def servers_of(spec: Mapping) -> str:
-    """A digest of what decides with which others a replicate is measured: those that have its baseline.
+def baseline_of(spec: Mapping) -> str:
+    """A digest of what replicates must have in common to be measured together: the baseline's server, and how they are
+    measured beside it.
 
-    On a GPU they must need the same server, too: there the models of other servers would take memory from the one under
-    load.
+    On a GPU also the variant's server: there the models of others would take memory from the one under load.
     """
     needed = {key: value for key, value in _needed(spec).items() if key not in ("variant_artifact", "environments")}
     own = None if spec["target"]["device"] == "cpu" else server_of(spec)
@@ -69,7 +69,7 @@ class Stage:
 
 
 STAGES = {
-    "benchmark": Stage(servers_of, "replicate.json"),
+    "benchmark": Stage(baseline_of, "replicate.json"),
     "images": Stage(settings_of, "images.json"),
     "score": Stage(settings_of, "quality.json"),
 }
@@ -128,6 +128,11 @@ class Work:
         return self.out / STAGES[self.stage].document
 
     @property
+    def begun(self) -> bool:
+        """False where it is known that nothing of it has run yet."""
+        return True
+
+    @property
     def finished(self) -> bool:
         return self.document.exists()
 
@@ -173,18 +178,20 @@ class Shared:
         self, ours: Work, others: Sequence[Work], supervise: Callable[[Sequence[Work]], Outcome]
     ) -> Outcome:
         """Have `supervise` do our work together with that of `others`; should that not end well, ours alone. Returns
-        how it ended."""
+        how ours ended."""
         outcome = supervise([*others, ours])
         if others and not outcome.ok:
-            print(f"{outcome.reason}; each variant that is not done yet goes alone", flush=True)
-            self.give_up()
+            print(f"{outcome.reason}; each variant that had begun and is not done goes alone", flush=True)
+            self.give_up(others)
             if not ours.finished:
                 outcome = supervise([ours])
         return outcome
 
-    def give_up(self) -> None:
-        """Let each job that is not done yet go alone from now on: one of them has brought down what they share."""
-        for job in self.others():
-            forget(self.aside(job), self._document)
-        self._others = [job for job in self._others if self._is_done(job)]
+    def give_up(self, others: Sequence[Work]) -> None:
+        """Let each job of `others` that had begun, and is not done, go alone from now on: one of them has brought down
+        what they share."""
+        alone = [work.out for work in others if work.begun and not work.finished]
+        for path in alone:
+            forget(path, self._document)
+        self._others = [job for job in self._others if self.aside(job) not in alone]
         write_json(self._noted, [asdict(job) for job in self._others])
