@@ -20,14 +20,10 @@ sys.path.insert(0, str(PROJECT / "scripts"))
 
 from figures import RATIO, Figure, conclude  # noqa: E402
 
+from diffsweep.measure.monitor import available_bytes  # noqa: E402
 from diffsweep.sweep.files import read_json  # noqa: E402
 
 LOOK_S = 2.0  # between looks at the machine's free memory: a read of /proc/meminfo, which no request notices
-
-
-def available_bytes() -> int:
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
 
 
 def timed(command: list[str], folder: Path) -> tuple[float, float]:
