@@ -9,7 +9,7 @@ import argparse
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -20,7 +20,7 @@ from diffsweep.measure.keeper import Keeper
 from diffsweep.measure.pairing import Prompt, plan_requests
 from diffsweep.measure.replicate import Turn, measure
 from diffsweep.measure.servers import Launch, build_environments
-from diffsweep.sweep.environments import environment_path
+from diffsweep.sweep.environments import is_built
 from diffsweep.sweep.files import digest_file
 from diffsweep.sweep.options import read_spec
 from diffsweep.sweep.outcomes import Outcome
@@ -29,6 +29,7 @@ from diffsweep.sweep.sharing import FOLDER, Job, Shared, Work, server_of
 
 STAGE = "benchmark"
 T = TypeVar("T")
+UNREADABLE = (OSError, ValueError, KeyError, TypeError)  # what reading a manifest may raise
 RECORDS = ("latency", "capacity", "resources")  # the files of records, as journal.Files names them
 
 
@@ -47,7 +48,7 @@ def main() -> None:
         if refused is None:
             others = measurable_others(shared, spec, options)
             build_environments(list(spec["environments"].values()))
-    except (OSError, ValueError, KeyError, subprocess.CalledProcessError) as error:
+    except (*UNREADABLE, subprocess.CalledProcessError) as error:
         sys.exit(f"{STAGE}: {type(error).__name__}: {error}")
     with closing(Keeper()) as keeper:
         ours = Part(spec, options.out, options.artifact, inputs, keeper)
@@ -91,9 +92,10 @@ def measurable_others(shared: Shared, spec: Mapping, options: argparse.Namespace
         artifact = options.artifact
         if other.spec["variant_artifact"] != spec["variant_artifact"]:
             artifact = artifact.with_name(other.spec["variant_artifact"]["name"])
-        there = (artifact / job.MANIFEST).exists() and environment_path(other.spec["environments"]["variant"]).exists()
-        if there and refusal(other.spec, artifact, options.baseline_artifact) is None:
-            found.append((other, artifact))
+        with suppress(*UNREADABLE):
+            refused = refusal(other.spec, artifact, options.baseline_artifact)
+            if refused is None and is_built(other.spec["environments"]["variant"]):
+                found.append((other, artifact))
     return found
 
 
@@ -131,10 +133,17 @@ class Part(Work):
 
 def in_turn(parts: Sequence[Part]) -> list[Part]:
     """The order of variants, those on one server side by side. In each replicate another server, and on each server
-    another variant, begins: none always comes late."""
-    groups = by_server(sorted(parts, key=lambda part: part.known["variant"])).values()
-    turned = [rotated(group, parts[0].spec["replicate"] - 1) for group in groups]
-    return [part for group in rotated(turned, parts[0].spec["replicate"] - 1) for part in group]
+    another variant, begins: none always comes late. Only the baseline's own server is always the first, since later it
+    would have no cold start for a variant."""
+    places = parts[0].spec["replicate"] - 1
+    groups = [rotated(group, places) for group in by_server(sorted(parts, key=name_of)).values()]
+    first = [group for group in groups if is_on_baselines_server(group[0].spec)]
+    others = [group for group in groups if group not in first]
+    return [part for group in (*first, *rotated(others, places)) for part in group]
+
+
+def name_of(part: Part) -> str:
+    return part.spec["variant"]["name"]
 
 
 def by_server(parts: Sequence[Part]) -> dict[str, list[Part]]:
@@ -146,7 +155,7 @@ def by_server(parts: Sequence[Part]) -> dict[str, list[Part]]:
 
 
 def rotated(items: Sequence[T], places: int) -> list[T]:
-    first = places % len(items)
+    first = places % max(len(items), 1)
     return [*items[first:], *items[:first]]
 
 
@@ -175,12 +184,15 @@ def supervise(parts: Sequence[Part], prompts: Sequence[Prompt], keeper: Keeper, 
     """Measure the parts together, and nothing beside them on this machine, in a child that may die. Each that ends well
     is finished there and then, whatever becomes of the others.
 
-    The time limit is that of all that take turns on one server; it begins anew where a part began or ended meanwhile.
+    The time limit is that of all that take turns on one server; where there are several, it begins anew when a part
+    began or ended meanwhile.
     """
     spec, run = parts[0].spec, parts[0].known["run"]
     groups = by_server(parts)
     limit_s = spec["timeout_s"] * max(map(len, groups.values()))
     baseline = launch_of(spec, "baseline", options.baseline_artifact, options.server)
+    if all(is_on_baselines_server(part.spec) for part in parts):
+        baseline = replace(baseline, name="variant")  # by that name its failures are told
     launches = {
         server: baseline
         if is_on_baselines_server(group[0].spec)
@@ -196,9 +208,12 @@ def supervise(parts: Sequence[Part], prompts: Sequence[Prompt], keeper: Keeper, 
         measure([part.turn(launches[server_of(part.spec)], prompts) for part in parts], baseline, run, keeper)
 
     def progress() -> int:
-        return sum(part.begun + part.finished for part in parts)
+        at_once = len(next(iter(groups.values())))  # they begin together, as soon as it is looked at for the first time
+        return max(sum(part.begun for part in parts), at_once) + sum(part.finished for part in parts)
 
-    outcome, times = job.run_alone(work, STAGE, {**spec, "timeout_s": limit_s}, options.lock, progress)
+    outcome, times = job.run_alone(
+        work, STAGE, {**spec, "timeout_s": limit_s}, options.lock, progress if len(groups) > 1 else None
+    )
     for part in parts:
         part.known |= times
     return outcome

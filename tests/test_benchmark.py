@@ -211,6 +211,7 @@ def test_the_time_limit_of_the_job_ends_everything_and_keeps_records(tmp_path):
     job = Job(tmp_path, spec_of({"fault": "hang", "at": 4, "processes": str(processes)}, timeout_s=4))
     job.run()
     assert job.outcome["status"] == "failed"
+    assert job.replicate["ended_unix_s"] - job.replicate["started_unix_s"] < 2 * 4
     assert "time limit of 4 s" in job.outcome["reason"] and "measuring latency" in job.outcome["reason"]
     assert len([r for r in job.latency if r.role == "variant"]) == 3
     wait_for(lambda: not any(map(is_alive, map(int, processes.read_text().split()))))

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
+import benchmark
 from conftest import wait_for
 from diffsweep.measure import pool
 from diffsweep.measure.pairing import sets_of
@@ -231,7 +232,9 @@ def test_variants_with_servers_of_their_own_share_the_baselines(tmp_path):
 @pytest.mark.parametrize(
     "problem",
     [
-        {"fault": "exit", "at": 3},  # in warm-up
+        {"fault": "exit", "at": 2},  # in warm-up
+        {"fault": "exit", "at": 5},  # in the blocks
+        {"load_s": 3600},
         {"fault": "exit", "at": 9},  # under load
         {"problem": "no such file", "status": "failed"},
         {"problem": "no such instruction", "status": "unsupported"},
@@ -246,6 +249,27 @@ def test_a_server_that_fails_costs_no_variant_on_another_anything(tmp_path, prob
     assert {jobs[name].outcome["status"] for name in "acd"} == {"ok"}
     jobs["b"].run()
     assert jobs["b"].outcome["status"] == problem.get("status", "failed") and _servers(processes) == 8
+
+
+def test_a_baseline_that_does_not_load_is_started_once_for_all_and_fails_each(tmp_path):
+    jobs, processes = engines(tmp_path, {"a": {}, "b": {}}, {"problem": "no such file", "status": "failed"})
+    jobs["b"].run()
+    assert "no such file" in jobs["b"].outcome["reason"] and _servers(processes) == 2 + 2
+    jobs["a"].run()
+    assert "no such file" in jobs["a"].outcome["reason"] and _servers(processes) == 4 + 2
+
+
+def test_the_servers_of_one_baseline_take_turns_in_another_order_in_each_replicate(tmp_path):
+    def order(replicate):
+        jobs, _ = engines(tmp_path, {name: {} for name in "abc"})
+        specs = [{**job.spec, "replicate": replicate} for job in jobs.values()]
+        for name in "xy":
+            own = {"variant_artifact": specs[0]["baseline_artifact"], "replicate": replicate}
+            specs.append({**specs[0], **own, "variant": {**specs[0]["variant"], "name": name}})
+        parts = [SimpleNamespace(spec=spec) for spec in specs]
+        return "".join(part.spec["variant"]["name"] for part in benchmark.in_turn(parts))
+
+    assert [order(replicate) for replicate in (1, 2, 3, 4)] == ["xyabc", "yxbca", "xycab", "yxabc"]
 
 
 def test_a_baseline_that_falls_is_started_anew_for_the_next_variant(tmp_path):
@@ -265,8 +289,11 @@ def test_a_variant_that_hangs_ends_the_others_turns_after_one_time_limit(tmp_pat
 
 
 def test_an_artifact_that_is_not_there_or_failed_is_left_to_its_own_job(tmp_path):
-    jobs, processes = engines(tmp_path, {"a": {}, "b": {}, "c": {}})
+    jobs, processes = engines(tmp_path, {name: {} for name in "abcde"})
     (jobs["b"].artifact / "manifest.json").unlink()
+    (jobs["d"].artifact / "manifest.json").write_text("{}")
+    jobs["e"].spec["environments"]["variant"] = "no-such-lock"
+    note(tmp_path, jobs)
     refused = {"status": "failed", "reason": "parity: 3 dB", "stage": "convert", "attempt": 0}
     (jobs["c"].artifact / "manifest.json").write_text(json.dumps({"outcome": refused}))
     jobs["a"].run()

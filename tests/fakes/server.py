@@ -1,7 +1,8 @@
 """A server as scripts/serve.py is one, with known service times and faults on demand, made of sleeps.
 
 The artifact in its spec says how it behaves: {"service_s": [...]} are the seconds it takes per request, cycled, one
-request at a time; {"fault": KIND, "at": N} makes something go wrong with the Nth request (from 1) and those after it.
+request at a time; {"load_s": S} until it is ready; {"fault": KIND, "at": N} makes something go wrong with the Nth
+request (from 1) and those after it.
 """
 
 import argparse
@@ -98,6 +99,7 @@ def main() -> None:
         helper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"])
         with open(Handler.artifact["processes"], "a") as file:
             file.write(f"{os.getpid()}\n{helper.pid}\n")
+    time.sleep(Handler.artifact.get("load_s", 0))
     if "problem" in Handler.artifact:
         say_ready(options.ready, problem=Handler.artifact["problem"], status=Handler.artifact["status"])
         sys.exit(1)

@@ -34,12 +34,12 @@ def cold_start_s(replicates: Sequence[Replicate], until: str = "first_image_s") 
     """Seconds from the start of the variant's server to its first image, or `until` it was ready ("start_s"); the
     slowest replicate's.
 
-    Where variants took turns on a server, the first of them had the cold start; those replicates count. A variant that
+    Where variants took turns on a server, the first of them had its first image; those replicates count. A variant that
     never went first has that of the server, whose first image another one asked for.
     """
     found = [(r.notes.get("variant"), r.notes.get("servers", {}).get("variant") or {}) for r in replicates]
     own = [server for variant, server in found if server.get("first_image_of", variant) == variant]
-    servers = own or [server for _, server in found]
+    servers = own if own and until == "first_image_s" else [server for _, server in found]
     return max((s for server in servers if (s := server.get(until))), default=None)
 
 

@@ -71,7 +71,7 @@ def run_alone(
     stage: str,
     spec: Mapping,
     lock: Path,
-    progress: Callable[[], object] = lambda: None,
+    progress: Callable[[], object] | None = None,
 ) -> tuple[Outcome, dict]:
     """Run `work` alone on this machine, in a child that may die. The time limit does not count the waiting, and begins
     anew with `progress`, as run_supervised has it.

@@ -120,10 +120,10 @@ def _before_exec(parent: int) -> None:
 
 
 def wait_until_ready(server: Server, timeout_s: float) -> None:
-    """Raises Failed, Killed or Unsupported when it says so, ends, or does neither in `timeout_s`."""
+    """Raises Failed, Killed or Unsupported when it says so, ends, or does neither in `timeout_s` from its start on."""
     descriptor, poll = os.pidfd_open(server.process.pid), select.poll()
     poll.register(descriptor, select.POLLIN)
-    deadline_s = time.monotonic() + timeout_s
+    deadline_s = server.spawned_s + timeout_s
     try:
         while not server.ready_file.exists():
             if time.monotonic() > deadline_s:

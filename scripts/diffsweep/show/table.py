@@ -226,7 +226,11 @@ MORE = (
     ),
     Column("defects", "black, constant or NaN images", "defects", words.fixed(0)),
     times("start", "server start to ready, two servers at a time, the slowest replicate", "start_s"),
-    times("first image", "start and first image, the slowest replicate", "first_image_s"),
+    times(
+        "first image",
+        "start and first image (of its server, where another variant's was first), the slowest replicate",
+        "first_image_s",
+    ),
     MEMORY,
     times("build", "time to build the artifact", "build_s"),
     Column("size", "bytes of everything that the engine reads at load", "artifact_bytes", words.size),

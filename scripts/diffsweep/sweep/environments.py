@@ -91,13 +91,23 @@ def exclusive(path: Path):
         yield
 
 
+def is_built(name: str) -> bool:
+    """False also where there is no such lock."""
+    return (LOCKS / f"{name}.lock").exists() and _complete(environment_path(name)).exists()
+
+
+def _complete(path: Path) -> Path:
+    """The mark that the environment at `path` is whole."""
+    return path / ".complete"
+
+
 def ensure_environment(name: str) -> Path:
     """The environment of lock `name`, built if it is not there. Safe when several jobs ask at once, or after a kill.
 
     Raises EnvironmentFailed when a package cannot be had.
     """
     path = environment_path(name)
-    complete = path / ".complete"
+    complete = _complete(path)
     if complete.exists():
         return path
     if os.environ.get(NO_BUILD):

@@ -68,10 +68,10 @@ def run_supervised(
     stage: str,
     timeout_s: float,
     attempt: int = 0,
-    progress: Callable[[], object] = lambda: None,
+    progress: Callable[[], object] | None = None,
 ) -> Outcome:
     """Run `work` in a forked child and say how it ended; the caller lives on whatever happens to the child. When the
-    time limit passes, and `progress()` is no longer what it was, the limit begins anew.
+    time limit passes, and `progress()` is no longer what it was when it began, the limit begins anew.
 
     Call it before anything heavy is imported: a fork copies what is loaded, and threads do not survive it. The child
     leads a process group of its own, so that a time-out also ends what it started; the parent sleeps in the kernel.
@@ -90,7 +90,7 @@ def run_supervised(
         _run_child(work, write_end, parent)
     os.close(write_end)
     try:
-        status, reason = _wait(child, read_end, timeout_s, progress, oom_kills_before)
+        status, reason = _wait(child, read_end, timeout_s, progress or (lambda: None), oom_kills_before)
     finally:
         os.close(read_end)
     if status in AGAIN:

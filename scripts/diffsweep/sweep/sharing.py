@@ -178,10 +178,10 @@ class Shared:
         self, ours: Work, others: Sequence[Work], supervise: Callable[[Sequence[Work]], Outcome]
     ) -> Outcome:
         """Have `supervise` do our work together with that of `others`; should that not end well, ours alone. Returns
-        how ours ended."""
+        how the last of it ended, which is for ours where that is not finished."""
         outcome = supervise([*others, ours])
         if others and not outcome.ok:
-            print(f"{outcome.reason}; each variant that had begun and is not done goes alone", flush=True)
+            print(f"{outcome.reason}; what had begun and is not done goes alone", flush=True)
             self.give_up(others)
             if not ours.finished:
                 outcome = supervise([ours])
