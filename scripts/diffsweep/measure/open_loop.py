@@ -63,8 +63,7 @@ def _start(job: Replicate, launch: Launch) -> None:
     server = servers.start(launch, job.keeper)
     job.sides["variant"] = server
     servers.wait_until_ready(server, job.spec["timeout_s"])
-    ready = {key: value for key, value in server.ready.items() if key not in ("port", "pid")}
-    job.note(servers={server.name: {"start_s": round(server.start_s, 3), **ready}})
+    job.note(servers={server.name: server.describe_start()})
     job.say(f"ready after {server.start_s:.1f} s")
 
 

@@ -200,7 +200,7 @@ def _warm_up(variants: Sequence[Paired]) -> None:
             took_s = ask([first], _warmups(first, role)[0]).e2e_s
             if server.first_image_s is None:
                 server.first_image_s, server.first_image_of = server.start_s + took_s, replicate.spec[role]["name"]
-    starts = {name: _describe_start(server) for name, server in replicate.servers.items()}
+    starts = {name: server.describe_start() for name, server in replicate.servers.items()}
     for variant in variants:
         count = len(_warmups(variant, "variant")) if variant is first and "variant" in new else 1
         variant.replicate.note(warmup=count, servers=starts)
@@ -215,13 +215,6 @@ def _warm_up(variants: Sequence[Paired]) -> None:
 
 def _warmups(variant: Paired, role: str) -> list[Planned]:
     return [r for r in variant.requests if r.warmup and r.role == role]
-
-
-def _describe_start(server: Server) -> dict:
-    """start_s: from the start of the process until it accepted requests; first_image_s: and the first request."""
-    ready = {key: value for key, value in server.ready.items() if key not in ("port", "pid")}
-    times = {"start_s": round(server.start_s, 3), "first_image_s": round(server.first_image_s, 3)}
-    return {**times, "first_image_of": server.first_image_of, **ready}
 
 
 def _disconnect(clients: dict[str, Client]) -> None:

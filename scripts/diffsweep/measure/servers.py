@@ -61,6 +61,13 @@ class Server:
     def name(self) -> str:
         return self.launch.name
 
+    def describe_start(self) -> dict:
+        """What a document notes of the start. Times in seconds; what has not been measured is left out."""
+        times = {"start_s": self.start_s, "first_image_s": self.first_image_s}
+        known = {key: round(value, 3) for key, value in times.items() if value is not None}
+        first = {} if self.first_image_of is None else {"first_image_of": self.first_image_of}
+        return {**known, **first, **{key: value for key, value in self.ready.items() if key not in ("port", "pid")}}
+
     @property
     def processes(self) -> list[int]:
         return monitor.group_members(self.process.pid)
