@@ -3,6 +3,8 @@ own."""
 
 import json
 import os
+import subprocess
+import sys
 import time
 from contextlib import closing
 from itertools import groupby
@@ -12,7 +14,7 @@ import pytest
 
 import benchmark
 from conftest import wait_for
-from diffsweep.measure import pool
+from diffsweep.measure import monitor, pool
 from diffsweep.measure.pairing import sets_of
 from diffsweep.measure.records import read_resources
 from diffsweep.measure.servers import Launch
@@ -323,6 +325,25 @@ def test_servers_start_two_by_two_where_there_is_memory(tmp_path, monkeypatch, r
             servers.server(launches[0])
     assert [name for name, _ in starts] == list("Babcd")
     assert [len(list(group)) for _, group in groupby(starts, key=lambda start: start[1])] == together
+
+
+def test_a_server_that_goes_on_settles_before_the_next_turns(tmp_path, monkeypatch):
+    program = "import time\nend_s = time.monotonic() + 1.5\nwhile time.monotonic() < end_s: pass\ntime.sleep(60)"
+    busy = subprocess.Popen([sys.executable, "-c", program])
+    server = SimpleNamespace(processes=[busy.pid], check=lambda: None)
+    monkeypatch.setattr(pool.servers, "start", lambda *_: server)
+    monkeypatch.setattr(pool.servers, "wait_until_ready", lambda *_: None)
+    monkeypatch.setattr(pool.servers, "stop", lambda *_: busy.kill())
+    launch = Launch("baseline", "torch", tmp_path, {}, tmp_path)
+    with closing(pool.Pool([launch], None, 60)) as servers:
+        servers.settle(launch, 60)  # not started: nothing to wait for
+        servers.server(launch)
+        wait_for(lambda: monitor.exact_cpu_s([busy.pid]) > 0.2)
+        servers.settle(launch, 60)
+        used_s = monitor.exact_cpu_s([busy.pid])
+        time.sleep(0.2)
+        assert monitor.exact_cpu_s([busy.pid]) - used_s < 0.05
+    busy.wait()
 
 
 def test_on_a_gpu_only_variants_on_one_server_are_measured_together():

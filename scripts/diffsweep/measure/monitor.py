@@ -70,10 +70,10 @@ def _running_ns(schedstat: Path) -> int:
         return 0  # the thread ended meanwhile
 
 
-def wait_until_idle(processes: Sequence[int]) -> float:
-    """Wait until `processes` use no CPU any more, IDLE_WAIT_S at most; the seconds waited."""
+def wait_until_idle(processes: Sequence[int], most_s: float = IDLE_WAIT_S) -> float:
+    """Wait until `processes` use no CPU any more, `most_s` at most; the seconds waited."""
     started_s, used_s = time.perf_counter(), exact_cpu_s(processes)
-    while time.perf_counter() - started_s < IDLE_WAIT_S:
+    while time.perf_counter() - started_s < most_s:
         time.sleep(IDLE_LOOK_S)
         before_s, used_s = used_s, exact_cpu_s(processes)
         if used_s - before_s < IDLE_CPU_S:

@@ -58,6 +58,12 @@ class Pool:
         if id(launch) in self._servers:
             servers.stop([self._servers.pop(id(launch))], self._keeper)
 
+    def settle(self, launch: Launch, most_s: float) -> None:
+        """Wait until a running server has ended what load has left under way, which would run beside what comes next:
+        two servers' threads on the same cores wait for each other by spinning, and made a first request take 7 s."""
+        if id(launch) in self._servers:
+            monitor.wait_until_idle(self._servers[id(launch)].processes, most_s)
+
     def renew(self, launch: Launch) -> None:
         """Have a server that may have taken harm started anew when it is asked for; not one that did not start."""
         if id(launch) in self._servers:

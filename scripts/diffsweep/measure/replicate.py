@@ -72,7 +72,9 @@ def measure(turns: Sequence[Turn], baseline: Launch, run: str, keeper: Keeper) -
             except (Failed, Unsupported) as problem:
                 problems.append(problem)
                 pool.renew(baseline)
-            if group[0].launch is not baseline:
+            if group[0].launch is baseline:
+                pool.settle(baseline, group[0].spec["request_timeout_s"])
+            else:
                 pool.stop(group[0].launch)
     if problems:
         raise problems[0]
